@@ -1,0 +1,6 @@
+//! The real machine.
+
+pub(crate) mod fs;
+pub(crate) mod net;
+pub(crate) mod udp;
+pub(crate) mod unix;
