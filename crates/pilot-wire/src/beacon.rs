@@ -172,9 +172,7 @@ impl<'a> BeaconMessage<'a> {
                 Self::Sync { beacon, nodes: NodeList(b.get(7..7 + 4 * count)?) }
             }
             kind::DISCOVER_EX => Self::DiscoverEx { node: be32(b, 1)? },
-            kind::RELAY_DELIVER_DEST => {
-                Self::RelayDeliverDest { src: be32(b, 1)?, dst: be32(b, 5)?, frame: &b[9..] }
-            }
+            kind::RELAY_DELIVER_DEST => Self::RelayDeliverDest { src: be32(b, 1)?, dst: be32(b, 5)?, frame: &b[9..] },
             kind::NOTIFY => Self::Notify { kind: *b.get(1)? },
             _ => return None,
         })

@@ -10,11 +10,27 @@
 //! | [`tunnel`] | datagrams between daemons | 01 §6, §7 |
 //! | [`beacon`] | datagrams to and from the beacon | 01 §15, 07 §8 |
 //! | [`sack`] | selective acknowledgements | 02 §15 |
+//! | [`hello`] | what our daemons tell each other about themselves | docs/spec/hello.md |
+//! | [`frame`] | length-prefixed frames of the local socket and the registry | 03 §1, 04 §3 |
+//! | [`json`] | JSON text as the official programs read and write it | 03 §8, 04 §4 |
+//! | [`base64`] | base64 as the registry reads it | 04 §6 |
+//! | [`signed`] | the texts that are signed | 04 §6, 07 §9.2 |
+//! | [`ipc`] | local socket commands | 03, 07 §12 |
+//! | [`registry`] | registry requests and answers | 04, 07 §9 |
+//! | [`handshake`] | trust messages on port 444 | 05 §3.2 |
 
 pub mod addr;
+pub mod base64;
 pub mod beacon;
+pub mod frame;
+pub mod handshake;
+pub mod hello;
+pub mod ipc;
+pub mod json;
 pub mod packet;
+pub mod registry;
 pub mod sack;
+pub mod signed;
 pub mod tunnel;
 
 pub use addr::{Address, SocketAddress};

@@ -1,0 +1,117 @@
+//! The texts that are signed with a node's Ed25519 key (04 §6, 07 §9.2), all in one place. Ids are decimal without
+//! padding; the signature travels as padded base64 in the field `signature`.
+
+/// `heartbeat:<node>`
+pub fn heartbeat(node: u32) -> String {
+    format!("heartbeat:{node}")
+}
+
+/// `deregister:<node>`
+pub fn deregister(node: u32) -> String {
+    format!("deregister:{node}")
+}
+
+/// `rotate:<node>`, signed with the old key.
+pub fn rotate(node: u32) -> String {
+    format!("rotate:{node}")
+}
+
+/// `register:<listen_addr>:<public_key>` with both texts exactly as sent (07 §9.2).
+pub fn register(listen_addr: &str, public_key: &str) -> String {
+    format!("register:{listen_addr}:{public_key}")
+}
+
+/// `resolve:<requester>:<node>`, signed by the requester.
+pub fn resolve(requester: u32, node: u32) -> String {
+    format!("resolve:{requester}:{node}")
+}
+
+/// `punch:<a>:<b>` in the order of the message, signed by the requester.
+pub fn punch(a: u32, b: u32) -> String {
+    format!("punch:{a}:{b}")
+}
+
+/// `set_hostname:<node>`
+pub fn set_hostname(node: u32) -> String {
+    format!("set_hostname:{node}")
+}
+
+/// `set_visibility:<node>`
+pub fn set_visibility(node: u32) -> String {
+    format!("set_visibility:{node}")
+}
+
+/// `set_tags:<node>`
+pub fn set_tags(node: u32) -> String {
+    format!("set_tags:{node}")
+}
+
+/// `set_task_exec:<node>`
+pub fn set_task_exec(node: u32) -> String {
+    format!("set_task_exec:{node}")
+}
+
+/// `report_trust:<node>:<peer>`
+pub fn report_trust(node: u32, peer: u32) -> String {
+    format!("report_trust:{node}:{peer}")
+}
+
+/// `revoke_trust:<node>:<peer>`
+pub fn revoke_trust(node: u32, peer: u32) -> String {
+    format!("revoke_trust:{node}:{peer}")
+}
+
+/// `handshake:<from>:<to>`: the direct message on port 444 (05 §3.2) and the relayed request are signed alike.
+pub fn handshake(from: u32, to: u32) -> String {
+    format!("handshake:{from}:{to}")
+}
+
+/// `poll_handshakes:<node>`
+pub fn poll_handshakes(node: u32) -> String {
+    format!("poll_handshakes:{node}")
+}
+
+/// `respond:<node>:<peer>`, the same for accept and reject.
+pub fn respond(node: u32, peer: u32) -> String {
+    format!("respond:{node}:{peer}")
+}
+
+/// `join_network:<node>:<network>`
+pub fn join_network(node: u32, network: u16) -> String {
+    format!("join_network:{node}:{network}")
+}
+
+/// `leave_network:<node>:<network>`
+pub fn leave_network(node: u32, network: u16) -> String {
+    format!("leave_network:{node}:{network}")
+}
+
+/// `invite:<inviter>:<network>:<target>`
+pub fn invite(inviter: u32, network: u16, target: u32) -> String {
+    format!("invite:{inviter}:{network}:{target}")
+}
+
+/// `poll_invites:<node>`
+pub fn poll_invites(node: u32) -> String {
+    format!("poll_invites:{node}")
+}
+
+/// `respond_invite:<node>:<network>`
+pub fn respond_invite(node: u32, network: u16) -> String {
+    format!("respond_invite:{node}:{network}")
+}
+
+/// `set_key_expiry:<node>`
+pub fn set_key_expiry(node: u32) -> String {
+    format!("set_key_expiry:{node}")
+}
+
+/// `submit_badge:<node>:<badge>`
+pub fn submit_badge(node: u32, badge: &str) -> String {
+    format!("submit_badge:{node}:{badge}")
+}
+
+/// `enroll_recovery:<node>:<commitment>`
+pub fn enroll_recovery(node: u32, commitment: &str) -> String {
+    format!("enroll_recovery:{node}:{commitment}")
+}
