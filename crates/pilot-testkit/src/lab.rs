@@ -1,0 +1,157 @@
+//! Hosts of the test's own: network namespaces joined by virtual Ethernet, for processes.
+//!
+//! Everything lives inside the namespaces of [`crate::isolate::isolated`]. A namespace is held by a descriptor, so that
+//! hosts, links and rules vanish with the [`Lab`] or with the process, whatever ends it. Addresses are
+//! `10.99.0.1` for the first host, `10.99.0.2` for the second.
+#![allow(clippy::disallowed_methods)] // this module starts real processes
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::isolate::{Unavailable, need_program};
+
+/// MTU of every link, as on ordinary Ethernet.
+pub const MTU: u32 = 1500;
+
+/// One host.
+pub struct Host {
+    name: &'static str,
+    namespace: File,
+    ip: Ipv4Addr,
+}
+
+/// Two hosts on one link that drops IP fragments and counts them.
+pub struct Lab {
+    /// `10.99.0.1`.
+    pub left: Host,
+    /// `10.99.0.2`.
+    pub right: Host,
+}
+
+/// What a test with a [`Lab`] needs.
+pub fn needed() -> Result<(), Unavailable> {
+    need_program("ip", "-V")?;
+    need_program("nft", "-v")
+}
+
+impl Lab {
+    /// Builds both hosts and the link.
+    pub fn new() -> Result<Self> {
+        let left = Host::new("left", Ipv4Addr::new(10, 99, 0, 1))?;
+        let right = Host::new("right", Ipv4Addr::new(10, 99, 0, 2))?;
+        run(Command::new("ip").args(["link", "add", "left", "type", "veth", "peer", "name", "right"]))?;
+        for host in [&left, &right] {
+            let namespace = host.path();
+            run(Command::new("ip").args(["link", "set", host.name, "netns", &namespace]))?;
+            let address = format!("{}/24", host.ip);
+            run(host.command("ip").args(["link", "set", "lo", "up"]))?;
+            run(host.command("ip").args(["addr", "add", &address, "dev", host.name]))?;
+            run(host.command("ip").args(["link", "set", host.name, "mtu", &MTU.to_string(), "up"]))?;
+            host.drop_fragments()?;
+        }
+        Ok(Self { left, right })
+    }
+
+    /// IP fragments that arrived on either side and were dropped.
+    pub fn fragments_dropped(&self) -> Result<u64> {
+        Ok(self.left.fragments_dropped()? + self.right.fragments_dropped()?)
+    }
+}
+
+impl Host {
+    fn new(name: &'static str, ip: Ipv4Addr) -> Result<Self> {
+        // A thread of its own leaves for a new namespace; the descriptor keeps that namespace when the thread ends.
+        let namespace = std::thread::spawn(|| {
+            // SAFETY: unshare affects the calling thread only.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            File::open("/proc/thread-self/ns/net")
+        })
+        .join()
+        .map_err(|_| anyhow!("namespace thread"))?
+        .context("make a network namespace")?;
+        Ok(Self { name, namespace, ip })
+    }
+
+    /// Address on the link.
+    pub fn ip(&self) -> IpAddr {
+        IpAddr::V4(self.ip)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
+    }
+
+    /// A command that will run on this host.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        self.place(&mut command);
+        command
+    }
+
+    /// Makes `command` run on this host.
+    pub fn place(&self, command: &mut Command) {
+        let fd = self.namespace.as_raw_fd();
+        // SAFETY: setns is async-signal-safe; the descriptor outlives the spawn because `self` is borrowed by callers
+        // until then, and a closed one makes the spawn fail.
+        unsafe {
+            command.pre_exec(move || match libc::setns(fd, libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+    }
+
+    /// Runs `f` on a thread that lives on this host: sockets it makes are this host's.
+    pub fn on<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Result<R> {
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                // SAFETY: setns with a network namespace affects the calling thread only.
+                if unsafe { libc::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                    return Err(anyhow::Error::from(std::io::Error::last_os_error()));
+                }
+                Ok(f())
+            });
+            worker.join().map_err(|_| anyhow!("thread on host {} panicked", self.name))?
+        })
+    }
+
+    fn drop_fragments(&self) -> Result<()> {
+        // Before defragmentation: more-fragments flag or a fragment offset.
+        let rules = "table ip lab {\n chain input_raw {\n  type filter hook prerouting priority -450;\n  \
+                     ip frag-off & 0x3fff != 0 counter drop\n }\n}\n";
+        let mut nft = self.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("nft")?;
+        nft.stdin.take().context("nft input")?.write_all(rules.as_bytes())?;
+        if !nft.wait()?.success() {
+            bail!("nft refused the fragment rule");
+        }
+        Ok(())
+    }
+
+    fn fragments_dropped(&self) -> Result<u64> {
+        let output = self.command("nft").args(["-j", "list", "table", "ip", "lab"]).output()?;
+        let listing: serde_json::Value = serde_json::from_slice(&output.stdout).context("nft listing")?;
+        let rules = listing["nftables"].as_array().context("nft listing")?;
+        rules
+            .iter()
+            .filter_map(|r| r["rule"]["expr"].as_array())
+            .flatten()
+            .find_map(|e| e["counter"]["packets"].as_u64())
+            .context("fragment counter")
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
