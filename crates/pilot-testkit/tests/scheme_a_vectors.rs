@@ -212,3 +212,46 @@ fn a_dial_that_nobody_answers_ends() {
     }
     assert_eq!(core.conn(conn).map(|c| c.state), Some(pilot_testkit::scheme_a::stream::State::Closed));
 }
+
+#[test]
+fn every_frame_of_every_trace_opens_and_is_what_was_noted() {
+    let traces = [
+        DIRECT,
+        include_str!("vectors/wire-trace-relay-fallback.json"),
+        include_str!("vectors/wire-trace-datagram-first-contact.json"),
+        include_str!("vectors/wire-trace-plaintext-to-encrypted.json"),
+    ];
+    let (mut secure, mut plain) = (0, 0);
+    for trace in traces.map(json) {
+        let private = |node: &str| trace["x25519_private_hex"].get(node).map(key32);
+        let key = private("node1").zip(private("node2")).map(|(a, b)| {
+            let keys = |private| Keys::new(&[0; 32], &private).expect("keys");
+            keys(a).derive(&keys(b).x25519()).expect("shared key")
+        });
+        for event in trace["events"].as_array().expect("events") {
+            let frame = unhex(&event["frame_hex"]);
+            let summary = event["summary"].as_str().expect("summary");
+            // Relayed frames travel behind the 9 (to the beacon) or 5 bytes (from it) of the relay header.
+            let inner = match frame.first() {
+                Some(5) => &frame[9..],
+                Some(6) => &frame[5..],
+                _ => &frame[..],
+            };
+            let packet = match inner.get(..4) {
+                Some(b"PILS") => {
+                    secure += 1;
+                    open_with(&key.expect("a secure frame needs keys"), inner).expect("frame opens")
+                }
+                Some(b"PILT") => {
+                    plain += 1;
+                    inner[4..].to_vec()
+                }
+                _ => continue,
+            };
+            let packet = pilot_wire::packet::Packet::parse(&packet).expect("packet");
+            assert!(summary.contains(&format!("seq={} ack={}", packet.header.seq, packet.header.ack)), "{summary}");
+            assert!(summary.contains(&format!("len={}", packet.payload.len())), "{summary}");
+        }
+    }
+    assert_eq!((secure, plain), (56, 37), "frames that the traces hold");
+}
