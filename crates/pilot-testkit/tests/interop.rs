@@ -1,0 +1,87 @@
+//! Official daemons and ours in one network, through our rendezvous: trust, ping, connect and 5 MB of echo, in both
+//! directions.
+
+use std::time::Duration;
+
+use pilot_testkit::agent::{Agent, AgentOptions, make_trust};
+use pilot_testkit::isolate::isolated;
+use pilot_testkit::official::{NEWEST, OLDER, Official, need_newest, need_older};
+use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
+
+/// Long enough for the slowest official path (one heartbeat of 65 s); a run that works takes a few seconds.
+const TRUST_LIMIT: Duration = Duration::from_secs(75);
+
+/// Ping, message to echo, 5 MB of echo, from `a` to `b`.
+fn talk(a: &Agent, b: &Agent) {
+    let ping = a.ctl(&["ping", b.address(), "--count", "2"]).expect("ping");
+    let results = ping["results"].as_array().expect("results");
+    assert_eq!(results.len(), 2, "{ping}");
+    assert!(results.iter().all(|r| r["bytes"] == 6 && r["error"].is_null()), "{ping}");
+
+    let answer = a.ctl(&["connect", b.address(), "7", "--message", "hello over there"]).expect("connect");
+    assert_eq!(answer["response"], "hello over there");
+
+    let bench = a.ctl(&["bench", b.address(), "5"]).expect("bench");
+    assert_eq!(bench["sent_bytes"], 5 << 20, "{bench}");
+    assert_eq!(bench["recv_bytes"], 5 << 20, "{bench}");
+    println!("bench node {} to node {}: {bench}", a.node(), b.node());
+}
+
+/// `version` with ours: they ask for trust, or we do; then both talk.
+fn with_official(version: &str, they_ask: bool) {
+    let rendezvous = RendezvousProcess::start().expect("rendezvous");
+    let options = |name: &str| AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
+    let official = Official::obtain(version).expect("release");
+    let theirs = Agent::start(&official.release(), &options("theirs")).expect("official daemon");
+    let ours = Agent::start(&ours(), &options("ours")).expect("our daemon");
+    if they_ask {
+        make_trust(&theirs, &ours, TRUST_LIMIT).expect("trust");
+    } else {
+        make_trust(&ours, &theirs, TRUST_LIMIT).expect("trust");
+    }
+    talk(&ours, &theirs);
+    talk(&theirs, &ours);
+}
+
+#[test]
+fn official_1_18_0_asks_for_trust_and_both_talk() {
+    isolated("official_1_18_0_asks_for_trust_and_both_talk", &[need_programs, need_newest], || {
+        with_official(NEWEST, true);
+    });
+}
+
+#[test]
+fn official_1_18_0_is_asked_for_trust_and_both_talk() {
+    isolated("official_1_18_0_is_asked_for_trust_and_both_talk", &[need_programs, need_newest], || {
+        with_official(NEWEST, false);
+    });
+}
+
+#[test]
+fn official_1_7_2_asks_for_trust_and_both_talk() {
+    isolated("official_1_7_2_asks_for_trust_and_both_talk", &[need_programs, need_older], || {
+        with_official(OLDER, true);
+    });
+}
+
+#[test]
+fn official_1_7_2_is_asked_for_trust_and_both_talk() {
+    isolated("official_1_7_2_is_asked_for_trust_and_both_talk", &[need_programs, need_older], || {
+        with_official(OLDER, false);
+    });
+}
+
+#[test]
+fn two_official_daemons_talk_through_our_rendezvous() {
+    isolated("two_official_daemons_talk_through_our_rendezvous", &[need_programs, need_newest, need_older], || {
+        let rendezvous = RendezvousProcess::start().expect("rendezvous");
+        let start = |version: &str, name: &str| {
+            let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
+            Agent::start(&Official::obtain(version).expect("release").release(), &options).expect("daemon")
+        };
+        let newest = start(NEWEST, "newest");
+        let older = start(OLDER, "older");
+        make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
+        talk(&newest, &older);
+    });
+}
