@@ -1,0 +1,399 @@
+//! One socket to the daemon: requests and their answers, streams, accepted connections, datagrams (03 §4, §13, §14.2).
+//!
+//! The daemon gives no request ids, so answers are attributed by position: an answer belongs to the oldest request that
+//! waits for its opcode, an Error to the oldest request of all, except the Errors of Send and SendTo, which answer
+//! nothing. Two tasks serve a socket, one per direction; they end when the last handle is dropped or the daemon goes.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pilot_wire::SocketAddress;
+use pilot_wire::frame::{FrameDecoder, FrameError, MAX_FRAME};
+use pilot_wire::ipc::{Answer, Request, op, text};
+use rustc_hash::FxHashMap;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::{Notify, oneshot};
+
+use crate::datagram::{Datagram, DatagramQueue};
+use crate::error::Error;
+use crate::listener::{AcceptQueue, Incoming};
+use crate::outbox::Outbox;
+use crate::stream::Cell;
+
+/// Bytes asked of the socket in one read.
+const READ_CHUNK: usize = 256 * 1024;
+/// Unread bytes of all streams of one socket at which the fullest stream is given up, when others wait behind it.
+const LINK_LIMIT: usize = 32 << 20;
+/// How long a socket whose last handle is gone stays open for the daemon to take what was written, before it is cut.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A byte stream to a daemon.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Transport for T {}
+
+/// A handle to a socket. The socket is closed when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Link {
+    guard: Arc<Guard>,
+}
+
+struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.unused.notify_one();
+        self.shared.out.close();
+        self.shared.resume.notify_one();
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) out: Outbox,
+    state: Mutex<State>,
+    /// Streams that hold more unread bytes than they should.
+    pub(crate) overfull: AtomicUsize,
+    /// Wakes the reader task when it holds back because of them.
+    pub(crate) resume: Notify,
+    /// The last handle is gone.
+    unused: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiter>,
+    streams: FxHashMap<u32, Arc<Cell>>,
+    listeners: FxHashMap<u16, Arc<AcceptQueue>>,
+    datagrams: Option<Arc<DatagramQueue>>,
+    down: bool,
+}
+
+struct Waiter {
+    op: &'static str,
+    answer: u8,
+    tx: oneshot::Sender<Result<Reply, Error>>,
+}
+
+/// The answer to a request.
+pub(crate) enum Reply {
+    /// The JSON text of an answer.
+    Json(Vec<u8>),
+    /// An answer that says no more than yes.
+    Done,
+    /// A connection; what arrived for it meanwhile is in the cell.
+    Dialled(u32, Arc<Cell>),
+}
+
+impl Link {
+    /// Takes a connected socket into service. Must be called within a tokio runtime.
+    pub(crate) fn start(io: impl Transport) -> Self {
+        let (source, sink) = tokio::io::split(io);
+        let shared = Arc::new(Shared {
+            out: Outbox::new(Box::new(sink)),
+            state: Mutex::default(),
+            overfull: AtomicUsize::new(0),
+            resume: Notify::new(),
+            unused: Notify::new(),
+        });
+        tokio::spawn({
+            let shared = Arc::clone(&shared);
+            async move { poll_fn(|cx| shared.out.poll_writer(cx)).await }
+        });
+        tokio::spawn({
+            let shared = Arc::clone(&shared);
+            async move {
+                let linger = async {
+                    shared.unused.notified().await;
+                    tokio::time::sleep(LINGER).await;
+                };
+                tokio::select! {
+                    () = read(&shared, source) => {}
+                    () = linger => {}
+                }
+                shared.disconnect();
+            }
+        });
+        Self { guard: Arc::new(Guard { shared }) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.guard.shared
+    }
+
+    /// Sends a request and waits for its answer. `op` names it in errors.
+    pub(crate) async fn request(&self, op: &'static str, request: &Request<'_>) -> Result<Reply, Error> {
+        self.begin(op, request)?.await.unwrap_or(Err(Error::Disconnected { op }))
+    }
+
+    /// Sends a request; the answer comes through the channel. An answer nobody waits for any more is taken off the
+    /// queue all the same.
+    pub(crate) fn begin(
+        &self,
+        op: &'static str,
+        request: &Request<'_>,
+    ) -> Result<oneshot::Receiver<Result<Reply, Error>>, Error> {
+        let (tx, rx) = oneshot::channel();
+        let shared = self.shared();
+        let frame = frame_of(op, request)?;
+        // The state stays locked until the frame is in the outbox: the order of waiters is the order of frames.
+        let mut state = shared.state.lock();
+        if state.down {
+            return Err(Error::Disconnected { op });
+        }
+        // Without an answer of its own only an Error can end the wait; no opcode is 0.
+        let answer = request.answer_opcode().unwrap_or(0);
+        state.waiting.push_back(Waiter { op, answer, tx });
+        shared.out.push(|out| out.extend_from_slice(&frame));
+        drop(state);
+        shared.resume.notify_one();
+        Ok(rx)
+    }
+
+    /// Sends a request that has no answer.
+    pub(crate) fn send(&self, op: &'static str, request: &Request<'_>) -> Result<(), Error> {
+        let frame = frame_of(op, request)?;
+        let sent = self.shared().out.push(|out| out.extend_from_slice(&frame));
+        if sent { Ok(()) } else { Err(Error::Disconnected { op }) }
+    }
+
+    /// Registers the queue of a port, before the port is bound (03 §14.2).
+    pub(crate) fn add_listener(&self, port: u16, queue: Arc<AcceptQueue>) {
+        let mut state = self.shared().state.lock();
+        if state.down {
+            queue.end();
+        }
+        state.listeners.insert(port, queue);
+    }
+
+    /// Refuses what still arrives for a port.
+    pub(crate) fn remove_listener(&self, port: u16) {
+        self.shared().state.lock().listeners.remove(&port);
+    }
+
+    /// Takes datagrams from this socket from now on.
+    pub(crate) fn set_datagrams(&self, queue: Arc<DatagramQueue>) {
+        let mut state = self.shared().state.lock();
+        if state.down {
+            queue.end();
+        }
+        state.datagrams = Some(queue);
+    }
+}
+
+impl Shared {
+    /// Asks the daemon to close a connection; no answer is waited for.
+    pub(crate) fn close_conn(&self, conn: u32) -> bool {
+        // A Close always fits into a frame.
+        self.out.push(|out| {
+            let _ = Request::Close { conn }.emit(out);
+        })
+    }
+
+    /// Forgets a connection nobody reads any more.
+    pub(crate) fn forget(&self, conn: u32) {
+        let cell = self.state.lock().streams.remove(&conn);
+        if cell.is_some_and(|cell| cell.discard()) {
+            self.overfull.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.resume.notify_one();
+    }
+
+    /// The daemon is gone, or nobody wants it any more: wakes everything that waits.
+    fn disconnect(&self) {
+        self.out.kill();
+        let mut state = self.state.lock();
+        state.down = true;
+        let State { waiting, streams, listeners, datagrams, .. } = &mut *state;
+        for waiter in waiting.drain(..) {
+            let _ = waiter.tx.send(Err(Error::Disconnected { op: waiter.op }));
+        }
+        streams.drain().for_each(|(_, cell)| cell.disconnected());
+        listeners.drain().for_each(|(_, queue)| queue.end());
+        if let Some(queue) = datagrams.take() {
+            queue.end();
+        }
+    }
+
+    fn handle(&self, answer: Answer<'_>) {
+        match answer {
+            Answer::Recv { conn, data } => {
+                let cell = self.state.lock().streams.get(&conn).cloned();
+                // Data of a connection we have closed and forgotten goes nowhere.
+                if cell.is_some_and(|cell| cell.deliver(data)) {
+                    self.overfull.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Answer::CloseOk { conn } => {
+                let cell = self.state.lock().streams.get(&conn).cloned();
+                if let Some(cell) = cell {
+                    cell.close_ok();
+                }
+            }
+            Answer::Accept { local_port, conn, remote } => self.accept(local_port, conn, remote),
+            Answer::RecvFrom { from, port, data } => {
+                let queue = self.state.lock().datagrams.clone();
+                if let Some(queue) = queue {
+                    queue.push(Datagram { from, port, data: data.to_vec() });
+                }
+            }
+            Answer::DialOk { conn } => self.dialled(conn),
+            Answer::Error { text, .. } => self.refused(text),
+            Answer::Json { op, body } => self.answer(op, Reply::Json(body.to_vec())),
+            other => self.answer(other.opcode(), Reply::Done),
+        }
+    }
+
+    fn answer(&self, opcode: u8, reply: Reply) {
+        let waiter = {
+            let mut state = self.state.lock();
+            let at = state.waiting.iter().position(|waiter| waiter.answer == opcode);
+            at.and_then(|at| state.waiting.remove(at))
+        };
+        if let Some(waiter) = waiter {
+            let _ = waiter.tx.send(Ok(reply));
+        }
+    }
+
+    fn dialled(&self, conn: u32) {
+        let waiter = {
+            let mut state = self.state.lock();
+            let at = state.waiting.iter().position(|waiter| waiter.answer == op::DIAL_OK);
+            let waiter = at.and_then(|at| state.waiting.remove(at));
+            waiter.map(|waiter| {
+                let cell = Arc::new(Cell::default());
+                state.streams.insert(conn, Arc::clone(&cell));
+                (waiter, cell)
+            })
+        };
+        let taken = waiter.is_some_and(|(waiter, cell)| waiter.tx.send(Ok(Reply::Dialled(conn, cell))).is_ok());
+        if !taken {
+            // Whoever dialled has given up; the connection must not stay open without an owner.
+            self.forget(conn);
+            self.close_conn(conn);
+        }
+    }
+
+    fn accept(&self, port: u16, conn: u32, remote: SocketAddress) {
+        let cell = Arc::new(Cell::default());
+        let queue = {
+            let mut state = self.state.lock();
+            let queue = state.listeners.get(&port).cloned();
+            if queue.is_some() {
+                // From here on Recv and CloseOK of this connection are kept, accepted by the application or not.
+                state.streams.insert(conn, Arc::clone(&cell));
+            }
+            queue
+        };
+        if !queue.is_some_and(|queue| queue.push(Incoming { conn, remote, cell })) {
+            self.forget(conn);
+            self.close_conn(conn);
+        }
+    }
+
+    fn refused(&self, reason: String) {
+        let mut state = self.state.lock();
+        let confirms = state.waiting.front().is_some_and(|waiter| waiter.answer == op::SEND_TO_CONFIRM_OK);
+        if text::is_asynchronous(&reason) && !(confirms && reason.starts_with("sendto:")) {
+            if reason.starts_with("sendto:") {
+                if let Some(queue) = &state.datagrams {
+                    queue.failed(reason);
+                }
+                return;
+            }
+            // `send: …` names no connection. It is certain only when the socket carries a single one.
+            let named = reason.strip_prefix("connection ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+            let cell = match named {
+                Some(conn) => state.streams.get(&conn).cloned(),
+                None if state.streams.len() == 1 => state.streams.values().next().cloned(),
+                None => None,
+            };
+            drop(state);
+            if let Some(cell) = cell {
+                cell.write_failed(reason);
+            }
+            return;
+        }
+        let Some(waiter) = state.waiting.pop_front() else { return };
+        drop(state);
+        let op = waiter.op;
+        let error = if reason.is_empty() { Error::Unspecified { op } } else { Error::Daemon { op, text: reason } };
+        let _ = waiter.tx.send(Err(error));
+    }
+
+    /// Holds the reader back while a stream holds too much and nobody else waits for this socket.
+    async fn pace(&self) {
+        while self.overfull.load(Ordering::Relaxed) > 0 {
+            let resumed = self.resume.notified();
+            if self.someone_waits() {
+                self.give_up_fullest();
+                return;
+            }
+            resumed.await;
+        }
+    }
+
+    fn someone_waits(&self) -> bool {
+        let state = self.state.lock();
+        !state.waiting.is_empty()
+            || state.streams.values().any(|cell| cell.is_starving())
+            || state.listeners.values().any(|queue| queue.is_starving())
+    }
+
+    /// Above the limit of the socket, ends the stream with the most unread bytes, so that the others go on.
+    fn give_up_fullest(&self) {
+        let (total, fullest) = {
+            let state = self.state.lock();
+            let sizes = state.streams.iter().map(|(conn, cell)| (cell.unread(), *conn, cell));
+            let total: usize = sizes.clone().map(|(unread, ..)| unread).sum();
+            (total, sizes.max_by_key(|(unread, ..)| *unread).map(|(_, conn, cell)| (conn, Arc::clone(cell))))
+        };
+        if let Some((conn, cell)) = fullest.filter(|_| total > LINK_LIMIT) {
+            tracing::warn!(conn, total, "stream given up: its data was not read while others waited");
+            if cell.overrun() {
+                self.overfull.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.close_conn(conn);
+        }
+    }
+}
+
+fn frame_of(op: &'static str, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+    let mut frame = Vec::new();
+    match request.emit(&mut frame) {
+        Ok(()) => Ok(frame),
+        Err(FrameError::TooLarge { len, limit }) => Err(Error::TooLarge { op, size: len, limit }),
+        // The error may gain members; all of them mean that nothing was written.
+        Err(_) => Err(Error::TooLarge { op, size: 0, limit: MAX_FRAME }),
+    }
+}
+
+/// The reader task: ready when the daemon is gone or breaks the framing.
+async fn read(shared: &Shared, mut source: impl AsyncRead + Unpin) {
+    let mut decoder = FrameDecoder::default();
+    loop {
+        let buffer = decoder.buffer();
+        buffer.reserve(READ_CHUNK);
+        match source.read_buf(buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(body)) => {
+                    // Frames nobody knows are ignored: newer daemons may push more.
+                    if let Ok(answer) = Answer::parse(body) {
+                        shared.handle(answer);
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        shared.pace().await;
+    }
+}

@@ -1,0 +1,59 @@
+//! A scripted daemon at the other end of a transport.
+
+#![allow(dead_code)] // Each test program uses its part.
+
+use pilot::Driver;
+use pilot_wire::frame::FrameDecoder;
+use pilot_wire::ipc::Answer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+/// The daemon's end.
+pub(crate) struct Fake {
+    io: DuplexStream,
+    decoder: FrameDecoder,
+}
+
+/// A driver and the daemon it talks to, `space` bytes apart.
+pub(crate) fn pair(space: usize) -> (Driver, Fake) {
+    let (ours, theirs) = tokio::io::duplex(space);
+    (Driver::over(ours), Fake { io: theirs, decoder: FrameDecoder::default() })
+}
+
+impl Fake {
+    /// The body of the next frame, or `None` at the end.
+    pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(body) = self.decoder.next_frame().unwrap() {
+                return Some(body.to_vec());
+            }
+            let mut chunk = vec![0; 64 * 1024];
+            match self.io.read(&mut chunk).await {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.decoder.push(&chunk[..n]),
+            }
+        }
+    }
+
+    pub(crate) async fn expect(&mut self, hex: &str) {
+        let body = self.frame().await.unwrap();
+        assert_eq!(self::hex(&body), hex);
+    }
+
+    pub(crate) async fn push(&mut self, answer: Answer<'_>) {
+        let mut out = Vec::new();
+        answer.emit(&mut out).unwrap();
+        self.io.write_all(&out).await.unwrap();
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.io.write_all(bytes).await.unwrap();
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
