@@ -295,7 +295,7 @@ impl Lookup {
             hostname: r.text8()?,
             tags: (0..r.u8()?).map(|_| r.text8()).collect::<Result<_, _>>()?,
             addr: r.text16()?,
-            external_id: r.text16()?,
+            external_id: r.text8()?,
         })
     }
 
@@ -316,6 +316,6 @@ impl Lookup {
             put8(tag.as_bytes(), out);
         }
         put16(self.addr.as_bytes(), out);
-        put16(self.external_id.as_bytes(), out);
+        put8(self.external_id.as_bytes(), out);
     }
 }
