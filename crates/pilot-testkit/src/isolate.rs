@@ -66,7 +66,8 @@ pub fn skip(name: &str, reason: &Unavailable) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {reason}");
 }
 
-fn unshare() -> Command {
+/// A command that runs its arguments in namespaces of its own, as root there.
+pub fn unshare() -> Command {
     let mut command = Command::new("unshare");
     // SAFETY: geteuid has no preconditions.
     if unsafe { libc::geteuid() } != 0 {
@@ -99,7 +100,7 @@ pub fn need_program(program: &str, argument: &str) -> Result<(), Unavailable> {
 }
 
 /// Sets the loopback interface up, without depending on `ip`.
-fn loopback_up() -> std::io::Result<()> {
+pub fn loopback_up() -> std::io::Result<()> {
     // SAFETY: plain system calls on a socket owned here; `request` is a complete ifreq.
     unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);

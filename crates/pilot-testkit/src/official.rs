@@ -40,9 +40,7 @@ fn cache() -> PathBuf {
     if let Some(dir) = std::env::var_os("PILOT_TEST_CACHE") {
         return dir.into();
     }
-    // target/debug/deps/test-… → target
-    let exe = std::env::current_exe().unwrap_or_default();
-    exe.ancestors().nth(3).map_or_else(std::env::temp_dir, Path::to_path_buf).join("official")
+    crate::programs::directory().parent().map_or_else(std::env::temp_dir, Path::to_path_buf).join("official")
 }
 
 impl Official {

@@ -17,10 +17,11 @@ const REGISTRY_PORT: u16 = 9000;
 /// Beacon port.
 const BEACON_PORT: u16 = 9001;
 
-/// Directory of the programs: the one the test binary was built into.
-fn directory() -> PathBuf {
+/// Directory of the programs: the one this program, or this test (in `deps` below it), was built into.
+pub(crate) fn directory() -> PathBuf {
     let exe = std::env::current_exe().unwrap_or_default();
-    exe.ancestors().nth(2).map_or_else(PathBuf::new, Path::to_path_buf)
+    let parent = exe.parent().unwrap_or(Path::new(""));
+    if parent.ends_with("deps") { parent.parent().unwrap_or(parent).to_path_buf() } else { parent.to_path_buf() }
 }
 
 /// Builds the programs this test run belongs to. Outside the namespace; quick when nothing changed.
