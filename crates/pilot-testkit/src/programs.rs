@@ -46,6 +46,11 @@ fn build() -> Result<()> {
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
+    for name in ["pilotctl", "pilot-daemon", "pilot-rendezvous"] {
+        if !program(name).exists() {
+            bail!("{} was not built", program(name).display());
+        }
+    }
     Ok(())
 }
 

@@ -88,6 +88,7 @@ pub struct FebCore {
     datagrams: Vec<(SocketAddress, u16, Vec<u8>)>,
     pongs: Vec<(Header, Vec<u8>)>,
     handshakes: Vec<(u32, String)>,
+    seen_auth: BTreeMap<u32, Vec<u8>>,
     next_conn: u32,
     next_port: u16,
     out: Vec<(SocketAddr, Vec<u8>)>,
@@ -121,6 +122,7 @@ impl FebCore {
             datagrams: Vec::new(),
             pongs: Vec::new(),
             handshakes: Vec::new(),
+            seen_auth: BTreeMap::new(),
             next_conn: 1,
             next_port: FIRST_EPHEMERAL,
             out: Vec::new(),
@@ -171,6 +173,11 @@ impl FebCore {
     /// Control packets with ACK received so far: answers to pings.
     pub fn take_pongs(&mut self) -> Vec<(Header, Vec<u8>)> {
         std::mem::take(&mut self.pongs)
+    }
+
+    /// The last `PILA` of `node` that was accepted, for a script that replays it.
+    pub fn seen_auth(&self, node: u32) -> Option<Vec<u8>> {
+        self.seen_auth.get(&node).cloned()
     }
 
     /// Whether there is a session with `node`.
@@ -378,6 +385,9 @@ impl FebCore {
             return;
         }
         let Ok(session) = self.session_with(&exchange.x25519) else { return };
+        let mut frame = Vec::new();
+        exchange.emit(&mut frame);
+        self.seen_auth.insert(node, frame);
         let old = self.sessions.insert(node, session);
         match via {
             Via::Direct(from) => {
