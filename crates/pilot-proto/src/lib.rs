@@ -5,3 +5,4 @@ pub mod identity;
 pub mod path;
 pub mod profile;
 pub mod stream;
+pub mod tunnel;

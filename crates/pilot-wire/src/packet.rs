@@ -93,6 +93,26 @@ impl Header {
         Self { version: VERSION, flags, protocol, src, dst, seq: 0, ack: 0, window: 0 }
     }
 
+    /// The header of bytes that are known to be a packet (they have just been sealed or opened): neither length nor
+    /// checksum is judged. `None` for fewer bytes than a header.
+    pub fn peek(b: &[u8]) -> Option<Self> {
+        (b.len() >= HEADER_LEN).then(|| Self::read(b))
+    }
+
+    /// `b` holds at least a header.
+    fn read(b: &[u8]) -> Self {
+        Self {
+            version: b[0] >> 4,
+            flags: Flags::from_bits(b[0]),
+            protocol: b[1],
+            src: SocketAddress::new(address(b, 4), be16(b, 16)),
+            dst: SocketAddress::new(address(b, 10), be16(b, 18)),
+            seq: be32(b, 20),
+            ack: be32(b, 24),
+            window: be16(b, 28),
+        }
+    }
+
     /// Appends header and payload, checksum filled in.
     ///
     /// # Errors
@@ -203,16 +223,6 @@ impl<'a> Packet<'a> {
         if crc.finalize() != be32(b, 30) {
             return Err(PacketError::Checksum);
         }
-        let header = Header {
-            version: b[0] >> 4,
-            flags: Flags::from_bits(b[0]),
-            protocol: b[1],
-            src: SocketAddress::new(address(b, 4), be16(b, 16)),
-            dst: SocketAddress::new(address(b, 10), be16(b, 18)),
-            seq: be32(b, 20),
-            ack: be32(b, 24),
-            window: be16(b, 28),
-        };
-        Ok(Self { header, payload: &b[HEADER_LEN..need] })
+        Ok(Self { header: Header::read(b), payload: &b[HEADER_LEN..need] })
     }
 }
