@@ -59,7 +59,7 @@ pub struct StreamConfig {
     pub fin_hold: Duration,
     /// Longest time a FIN ahead of missing data is kept waiting for it. Default 15 s (07 rule 23).
     pub fin_gap: Duration,
-    /// FIN transmissions toward a peer that may have forgotten the connection. Default 5 (02 §27.1).
+    /// FIN transmissions toward a peer that may have forgotten the connection. Default 10, about 27 s (02 §27.1).
     pub fin_tries: u32,
     /// How long a finished connection still answers a repeated FIN. Default 10 s (02 §2); never extended.
     pub time_wait: Duration,
@@ -101,7 +101,7 @@ impl Default for StreamConfig {
             idle_timeout: Duration::from_secs(120),
             fin_hold: Duration::from_secs(5),
             fin_gap: Duration::from_secs(15),
-            fin_tries: 5,
+            fin_tries: 10,
             time_wait: Duration::from_secs(10),
             linger: Duration::from_secs(30),
             max_congestion_window: 16 << 20,

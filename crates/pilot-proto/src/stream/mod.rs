@@ -13,9 +13,29 @@
 
 use std::fmt;
 
+mod ack;
+mod assembler;
 mod config;
+pub(crate) mod congestion;
+mod connection;
+mod finish;
+mod handshake;
+mod pacing;
+mod ranges;
+mod receive;
+mod ring;
+mod rtt;
+mod scoreboard;
+mod send_buffer;
+mod seq;
+#[cfg(test)]
+mod tests;
+mod timeout;
+mod timers;
+mod transmit;
 
 pub use config::StreamConfig;
+pub use connection::Connection;
 
 /// Where a connection is. The names in status output are those of 02 §9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

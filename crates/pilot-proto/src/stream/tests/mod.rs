@@ -1,0 +1,4 @@
+//! Tests of streams: two ends on a virtual wire, or one end against a script.
+
+mod basics;
+mod harness;
