@@ -5,4 +5,5 @@ pub mod identity;
 pub mod path;
 pub mod profile;
 pub mod stream;
+pub mod trust;
 pub mod tunnel;
