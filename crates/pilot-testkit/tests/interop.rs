@@ -85,3 +85,30 @@ fn two_official_daemons_talk_through_our_rendezvous() {
         talk(&newest, &older);
     });
 }
+
+#[test]
+fn official_pilotctl_drives_our_daemon() {
+    isolated("official_pilotctl_drives_our_daemon", &[need_programs, need_newest, need_older], || {
+        let rendezvous = RendezvousProcess::start().expect("rendezvous");
+        let start = |version: &str, name: &str| {
+            let mut mixed = ours();
+            mixed.ctl = Official::obtain(version).expect("release").release().ctl;
+            mixed.label = format!("ours under pilotctl {version}");
+            let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name);
+            Agent::start(&mixed, &options).expect("daemon")
+        };
+        let newest = start(NEWEST, "newest");
+        let older = start(OLDER, "older");
+        make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
+        talk(&newest, &older);
+        talk(&older, &newest);
+        for agent in [&newest, &older] {
+            let found = agent.ctl(&["find", "older"]).expect("find");
+            assert_eq!(found["address"], older.address());
+            assert!(agent.ctl(&["peers"]).expect("peers")["total"].as_u64().is_some_and(|n| n >= 1));
+            agent.ctl(&["connections"]).expect("connections");
+            agent.ctl(&["health"]).expect("health");
+            agent.ctl(&["set-hostname", &format!("{}-2", agent.node())]).expect("set-hostname");
+        }
+    });
+}

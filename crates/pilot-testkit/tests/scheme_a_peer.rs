@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pilot::Driver;
 use pilot_testkit::agent::{Agent, AgentOptions};
 use pilot_testkit::isolate::isolated;
 use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 use pilot_testkit::scheme_a::core::Counters;
+use pilot_testkit::scheme_a::stream::State;
 use pilot_testkit::scheme_a::{FebOptions, FebPeer};
 use pilot_wire::packet::{Flags, Header, protocol};
 use pilot_wire::{Address, SocketAddress};
@@ -222,5 +224,36 @@ fn control_packets_do_not_start_a_loop_and_a_path_probe_is_answered() {
         assert_eq!(pongs.len(), 1, "one answer, although the peer answers our answer");
         let (pong, payload) = &pongs[0];
         assert_eq!((pong.seq, pong.ack, payload.as_slice()), (77, 78, &b"pathprobe.v1"[..]));
+    });
+}
+
+/// February ends a stream at FIN, whatever is missing, so ours must hold it back (02 §27.6, 07 rule 23).
+#[test]
+fn a_stream_we_close_arrives_whole_before_its_end() {
+    isolated("a_stream_we_close_arrives_whole_before_its_end", &[need_programs], || {
+        let scene = Scene::new();
+        scene.feb.with(|core, _| core.listen(5000));
+        let data = pattern(700_000);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            use tokio::io::AsyncWriteExt as _;
+            let driver = Driver::connect(scene.ours.socket()).await.expect("driver");
+            let to = SocketAddress::new(Address::backbone(scene.feb.node()), 5000);
+            let mut stream = driver.dial(to).await.expect("dial");
+            stream.write_all(&data).await.expect("write");
+            stream.close().await.expect("close");
+        });
+        let mut conn = None;
+        let ended = scene.feb.wait("the end of the stream", LIMIT, |core| {
+            conn = conn.or_else(|| core.accept());
+            conn.and_then(|id| core.conn(id)).is_some_and(|c| c.state == State::TimeWait)
+        });
+        ended.expect("FIN");
+        scene.feb.with(|core, _| {
+            let conn = conn.and_then(|id| core.conn(id)).expect("stream");
+            assert!(!conn.fin_ahead_of_data, "FIN overtook data");
+            assert!(conn.received == data, "{} of {} bytes, or others", conn.total_received, data.len());
+        });
+        scene.assert_quiet();
     });
 }
