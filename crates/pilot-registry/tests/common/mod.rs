@@ -12,25 +12,25 @@ use pilot_registry::{Notifier, RedbStore, Registry, RegistryConfig, Session, Sto
 use pilot_wire::{base64, json as wire_json};
 use serde_json::{Value, json};
 
-pub fn pair(seed: u8) -> Ed25519KeyPair {
+pub(crate) fn pair(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
 }
 
-pub fn key(seed: u8) -> [u8; 32] {
+pub(crate) fn key(seed: u8) -> [u8; 32] {
     pair(seed).public_key().as_ref().try_into().unwrap()
 }
 
-pub fn key_text(seed: u8) -> String {
+pub(crate) fn key_text(seed: u8) -> String {
     base64::encode(&key(seed))
 }
 
-pub fn sign(seed: u8, text: &str) -> String {
+pub(crate) fn sign(seed: u8, text: &str) -> String {
     base64::encode(pair(seed).sign(text.as_bytes()).as_ref())
 }
 
 /// Remembers who was told that something waits.
 #[derive(Default)]
-pub struct Told(pub Mutex<Vec<u32>>);
+pub(crate) struct Told(pub(crate) Mutex<Vec<u32>>);
 
 impl Notifier for Told {
     fn handshake_waiting(&self, node: u32) {
@@ -39,27 +39,27 @@ impl Notifier for Told {
 }
 
 /// A registry and one connection per source address.
-pub struct Peers {
-    pub registry: Arc<Registry>,
-    pub told: Arc<Told>,
+pub(crate) struct Peers {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) told: Arc<Told>,
     sessions: BTreeMap<SocketAddr, Session>,
 }
 
 impl Peers {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let env = Env::real();
         let now = env.unix().as_secs();
         Self::over(env, Arc::new(RedbStore::in_memory(now).unwrap()), RegistryConfig::default())
     }
 
-    pub fn over(env: Env, store: Arc<dyn Store>, config: RegistryConfig) -> Self {
+    pub(crate) fn over(env: Env, store: Arc<dyn Store>, config: RegistryConfig) -> Self {
         let told = Arc::new(Told::default());
         let registry = Arc::new(Registry::new(env, store, config, Some(told.clone())));
         Self { registry, told, sessions: BTreeMap::new() }
     }
 
     /// The answer, or `None` when the connection is closed without one.
-    pub async fn send(&mut self, source: SocketAddr, body: &[u8]) -> Option<Value> {
+    pub(crate) async fn send(&mut self, source: SocketAddr, body: &[u8]) -> Option<Value> {
         let local = "192.0.2.250:9000".parse().unwrap();
         let session = self.sessions.entry(source).or_insert_with(|| Session::new(source, local));
         let reply = self.registry.answer(session, body).await.ok();
@@ -67,49 +67,49 @@ impl Peers {
     }
 
     /// The connections of an address are gone.
-    pub fn disconnect(&mut self, host: u8) {
+    pub(crate) fn disconnect(&mut self, host: u8) {
         self.sessions.remove(&addr(host));
     }
 
-    pub async fn ask(&mut self, source: SocketAddr, request: &Value) -> Value {
+    pub(crate) async fn ask(&mut self, source: SocketAddr, request: &Value) -> Value {
         self.send(source, &wire_json::to_vec(request)).await.expect("an answer")
     }
 
     /// As `ask` from 203.0.113.`host`.
-    pub async fn from(&mut self, host: u8, request: Value) -> Value {
+    pub(crate) async fn from(&mut self, host: u8, request: Value) -> Value {
         self.ask(addr(host), &request).await
     }
 
     /// Registers key `seed` unsigned from 203.0.113.`host`; gives the answer.
-    pub async fn register(&mut self, host: u8, seed: u8) -> Value {
+    pub(crate) async fn register(&mut self, host: u8, seed: u8) -> Value {
         self.from(host, json!({"type": "register", "public_key": key_text(seed), "listen_addr": ":4000"})).await
     }
 
     /// Registers key `seed` and proves it with a heartbeat; gives the id.
-    pub async fn join(&mut self, host: u8, seed: u8) -> u32 {
+    pub(crate) async fn join(&mut self, host: u8, seed: u8) -> u32 {
         let answer = self.register(host, seed).await;
         let node = u32::try_from(answer["node_id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap();
         assert_eq!(self.heartbeat(host, seed, node).await["type"], "heartbeat_ok");
         node
     }
 
-    pub async fn heartbeat(&mut self, host: u8, seed: u8, node: u32) -> Value {
+    pub(crate) async fn heartbeat(&mut self, host: u8, seed: u8, node: u32) -> Value {
         let signature = sign(seed, &format!("heartbeat:{node}"));
         self.from(host, json!({"type": "heartbeat", "node_id": node, "signature": signature})).await
     }
 
-    pub async fn lookup(&mut self, node: u32) -> Value {
+    pub(crate) async fn lookup(&mut self, node: u32) -> Value {
         self.from(250, json!({"type": "lookup", "node_id": node})).await
     }
 
-    pub async fn resolve(&mut self, host: u8, seed: u8, requester: u32, node: u32) -> Value {
+    pub(crate) async fn resolve(&mut self, host: u8, seed: u8, requester: u32, node: u32) -> Value {
         let signature = sign(seed, &format!("resolve:{requester}:{node}"));
         let request = json!({"type": "resolve", "requester_id": requester, "node_id": node, "signature": signature});
         self.from(host, request).await
     }
 
     /// A message signed by `node_id` over `<type>:<node_id>` with further fields.
-    pub async fn signed(&mut self, host: u8, seed: u8, kind: &str, node: u32, fields: Value) -> Value {
+    pub(crate) async fn signed(&mut self, host: u8, seed: u8, kind: &str, node: u32, fields: Value) -> Value {
         let mut request = fields;
         request["type"] = kind.into();
         request["node_id"] = node.into();
@@ -118,7 +118,7 @@ impl Peers {
     }
 
     /// A message about a peer, signed over `<word>:<node>:<peer>`.
-    pub async fn about(&mut self, host: u8, seed: u8, kind: &str, node: u32, peer: u32, fields: Value) -> Value {
+    pub(crate) async fn about(&mut self, host: u8, seed: u8, kind: &str, node: u32, peer: u32, fields: Value) -> Value {
         let word = match kind {
             "request_handshake" => "handshake",
             "respond_handshake" => "respond",
@@ -135,6 +135,6 @@ impl Peers {
     }
 }
 
-pub fn addr(host: u8) -> SocketAddr {
+pub(crate) fn addr(host: u8) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, host], 50_000))
 }
