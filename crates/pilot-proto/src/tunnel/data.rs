@@ -81,7 +81,8 @@ impl Tunnel {
         start: usize,
         data: bool,
     ) -> Result<Sealed, SealError> {
-        let variants = self.variants(now, data);
+        let sure = self.keys.session(id).is_some_and(|s| s.confirmed.is_some());
+        let variants = self.variants(now, data, sure);
         let hard = self.cfg.hard_frames;
         let Some(session) = self.keys.session_mut(id) else {
             return Err(SealError::NoSession);
@@ -123,13 +124,15 @@ impl Tunnel {
         Ok(Sealed::Twin { second })
     }
 
-    fn variants(&mut self, now: Instant, data: bool) -> Variants {
+    /// Which schemes to seal with. Under a key that has not opened anything (`sure` is false) even a known scheme is only a
+    /// hint: the peer may have come back as another release (07 rule 2).
+    fn variants(&mut self, now: Instant, data: bool, sure: bool) -> Variants {
         if !self.cfg.allow_scheme_a {
             return Variants::One(Scheme::B);
         }
         let hint = match self.scheme {
-            SchemeState::Known(s) => return Variants::One(s),
-            SchemeState::Hinted(s) => Some(s),
+            SchemeState::Known(s) if sure => return Variants::One(s),
+            SchemeState::Known(s) | SchemeState::Hinted(s) => Some(s),
             SchemeState::Unknown => None,
         };
         let since = *self.unsure_since.get_or_insert(now);
@@ -273,7 +276,7 @@ impl Tunnel {
         let others = self.keys.sessions.iter().rev().filter(|s| Some(s.id) != self.keys.current);
         for session in current.into_iter().chain(others) {
             for scheme in [first, first.other()] {
-                if !self.may_open(session.id, scheme) {
+                if scheme == Scheme::A && !self.cfg.allow_scheme_a {
                     continue;
                 }
                 if session.key(scheme).open(nonce, associated(scheme, &node), ciphertext, tag, plain).is_ok() {
@@ -282,13 +285,6 @@ impl Tunnel {
             }
         }
         None
-    }
-
-    /// Scheme A is not accepted where the operator forbids it, nor from a peer that has proved to be one of ours: it
-    /// always speaks B, and A binds less (rule H7).
-    fn may_open(&self, session: u32, scheme: Scheme) -> bool {
-        scheme == Scheme::B
-            || self.cfg.allow_scheme_a && !(self.greeting.peer.is_some() && self.keys.current == Some(session))
     }
 
     /// A frame has opened and passed every check.
@@ -300,7 +296,9 @@ impl Tunnel {
         self.unsure_since = None;
         self.suspicion = None;
         self.unreadable.reset();
-        if self.scheme != SchemeState::Known(scheme) {
+        // H7: one of ours speaks B. It doubles a probe of a new key, and the second copy may overtake the first.
+        let overtaken = scheme == Scheme::A && known_prefix && self.greeting.peer.is_some();
+        if self.scheme != SchemeState::Known(scheme) && !overtaken {
             self.scheme = SchemeState::Known(scheme);
             self.event(TunnelEvent::Scheme(scheme));
         }

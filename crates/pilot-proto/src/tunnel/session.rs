@@ -25,10 +25,8 @@ pub(super) struct OwnKey {
 }
 
 impl OwnKey {
-    fn new(serial: u32, node: u32, identity: &Identity, rng: &mut StdRng) -> Self {
-        let mut private = Zeroizing::new([0u8; 32]);
-        rng.fill_bytes(private.as_mut_slice());
-        let key = ExchangeKey::from_private(&private);
+    fn new(serial: u32, node: u32, identity: &Identity, private: &[u8; 32]) -> Self {
+        let key = ExchangeKey::from_private(private);
         let x25519 = *key.public();
         let signature = identity.sign(&AuthExchange::signed_bytes(node, &x25519));
         let exchange = AuthExchange { node, x25519, ed25519: identity.public_key(), signature };
@@ -128,8 +126,15 @@ impl Keys {
     }
 
     /// Makes a fresh own key and pairs it with every peer key, so that frames under it open even if the answer to its
-    /// exchange is lost. Returns its serial.
-    pub(super) fn fresh_own(&mut self, now: Instant, node: u32, identity: &Identity, rng: &mut StdRng) -> u32 {
+    /// exchange is lost.
+    pub(super) fn fresh_own(&mut self, now: Instant, node: u32, identity: &Identity, rng: &mut StdRng) {
+        let mut private = Zeroizing::new([0u8; 32]);
+        rng.fill_bytes(private.as_mut_slice());
+        self.add_own(now, node, identity, &private);
+    }
+
+    /// The same with a given private key.
+    pub(super) fn add_own(&mut self, now: Instant, node: u32, identity: &Identity, private: &[u8; 32]) {
         if self.own.len() >= limits::MAX_OWN_KEYS {
             let in_use = self.current().map(|s| s.own);
             // The newest key and the one in use stay; with room for more than two, another one is always there.
@@ -140,18 +145,20 @@ impl Keys {
         }
         self.next_own += 1;
         let serial = self.next_own;
-        self.own.push(OwnKey::new(serial, node, identity, rng));
+        self.own.push(OwnKey::new(serial, node, identity, private));
+        let in_use = self.current().map(|s| s.peer);
         let mut peers: Vec<PeerKey> = Vec::new();
-        for s in &self.sessions {
+        // Newest first: its life is the one that counts, older pairs of the same peer key may be on their way out.
+        for s in self.sessions.iter().rev() {
             if !peers.iter().any(|p| p.key == s.peer) {
-                peers.push(PeerKey { key: s.peer, identity: s.identity, expires: s.expires, serial: s.rank.0 });
+                let expires = s.expires.filter(|_| Some(s.peer) != in_use);
+                peers.push(PeerKey { key: s.peer, identity: s.identity, expires, serial: s.rank.0 });
             }
         }
         for peer in peers {
             // Low-order keys never got this far.
             let _ = self.pair(now, serial, &peer);
         }
-        serial
     }
 
     /// Pairs a new peer key with every own key.

@@ -419,3 +419,24 @@ impl Net {
         self.delivered(B).contains(&a) && self.delivered(A).contains(&b)
     }
 }
+
+use crate::official::{Official, Version};
+
+impl Net {
+    /// Our node as A, an official one as B.
+    pub fn with_official(seed: u64, version: Version) -> Self {
+        let cfg = Arc::new(TunnelConfig::default());
+        let nodes: [Box<dyn Node>; 2] = [Box::new(Ours::new(A, 0, &cfg)), Box::new(Official::new(B, version, 0))];
+        Self::of(seed, cfg, nodes)
+    }
+
+    pub fn official(&mut self) -> &mut Official {
+        self.nodes[B].as_any().downcast_mut().unwrap()
+    }
+
+    /// The official peer starts again with another key, possibly as another release.
+    pub fn restart_official(&mut self, version: Version) {
+        self.lives[B] += 1;
+        self.nodes[B] = Box::new(Official::new(B, version, self.lives[B]));
+    }
+}
