@@ -27,8 +27,10 @@ fn file() -> Value {
     serde_json::from_str(include_str!("vectors/wire-beacon.json")).unwrap()
 }
 
-/// Case, reason, and what is sent instead.
-const DIFFERENCES: &[(&str, &str, &[(&str, &str)])] = &[
+/// Case, reason, and what is sent instead: destination and datagram.
+type Difference = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const DIFFERENCES: &[Difference] = &[
     (
         "relay_sender_id_not_checked_claims_200_sent_by_300",
         "01 W9: frames are taken only from the sender's registered endpoint",

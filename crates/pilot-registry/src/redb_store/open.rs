@@ -33,18 +33,18 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 impl RedbStore {
-    /// A store that lives as long as this value and its clones.
+    /// A store that lives as long as this value and its clones, empty or filled from a snapshot.
     ///
     /// # Errors
     /// Only when memory cannot be had.
-    pub fn in_memory(now: u64) -> Result<Self, OpenError> {
+    pub fn in_memory(now: u64, import: Option<Snapshot>) -> Result<Self, OpenError> {
         let here = Path::new("(memory)");
         let db = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|e| corrupt(here, e))?;
         let engine = Engine::new(db);
-        initialise(&engine, now, None).map_err(|e| corrupt(here, e))?;
+        initialise(&engine, now, import).map_err(|e| corrupt(here, e))?;
         Ok(Self { engine: Arc::new(engine), _lock: None })
     }
 

@@ -49,7 +49,7 @@ impl Peers {
     pub(crate) fn new() -> Self {
         let env = Env::real();
         let now = env.unix().as_secs();
-        Self::over(env, Arc::new(RedbStore::in_memory(now).unwrap()), RegistryConfig::default())
+        Self::over(env, Arc::new(RedbStore::in_memory(now, None).unwrap()), RegistryConfig::default())
     }
 
     pub(crate) fn over(env: Env, store: Arc<dyn Store>, config: RegistryConfig) -> Self {
