@@ -1,5 +1,6 @@
 //! See `ARCHITECTURE.md`.
 pub mod crypto;
+pub mod directory;
 pub mod endpoint;
 pub mod identity;
 pub mod path;

@@ -278,7 +278,6 @@ impl Request {
             Self::PollHandshakes { .. }
                 | Self::UpdatePoloScore { .. }
                 | Self::RequestHandshake { .. }
-                | Self::RespondHandshake { .. }
                 | Self::RotateKey { .. }
                 | Self::Unknown { .. }
         )
