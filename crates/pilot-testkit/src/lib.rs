@@ -6,3 +6,4 @@ pub mod lab;
 pub mod official;
 pub mod programs;
 pub mod scheme_a;
+pub mod sim;

@@ -30,7 +30,7 @@ impl Connection {
     }
 
     /// The peer's plain FIN has ended a connection that has no half-close.
-    fn ended_by_peer(&self) -> bool {
+    pub(super) fn ended_by_peer(&self) -> bool {
         self.end_reached && self.peer_fin.is_some_and(|fin| fin.plain) && !self.profile.half_close
     }
 
@@ -82,8 +82,8 @@ impl Connection {
             return false;
         }
         if self.fin_ready(now) {
-            let answer = self.end_reached && self.peer_fin.is_some_and(|fin| fin.plain);
-            let plain = !answer && !self.profile.half_close;
+            // After the peer's end ours acknowledges it, whoever the peer is.
+            let plain = !self.end_reached && !self.profile.half_close;
             // Nothing confirms an answer to an official peer; a repeat of its FIN gets another one.
             let acked = self.ended_by_peer();
             self.fin = Some(OwnFin { plain, tries: 1, acked });
@@ -107,7 +107,10 @@ impl Connection {
             self.emit(Flags::FIN, seq, 0, 0, out);
         } else {
             let ack = self.ack_number();
-            self.emit(Flags::FIN | Flags::ACK, seq, ack, 0, out);
+            // A window other than 0 says that everything before the peer's FIN has arrived. Official daemons send 0, and
+            // do not look.
+            let window = if self.end_reached { self.window_field().max(1) } else { 0 };
+            self.emit(Flags::FIN | Flags::ACK, seq, ack, window, out);
             self.ack.on_sent();
         }
         self.last_sent = now;
@@ -136,8 +139,8 @@ impl Connection {
                 self.stats.invalid += 1;
                 return;
             }
-            if ack > self.nxt as i64 && self.una < self.nxt && !self.profile.orders_fin {
-                // Such a peer acknowledges a FIN whether or not the data before it came.
+            if ack > self.nxt as i64 && self.una < self.nxt && header.window == 0 && !self.profile.orders_fin {
+                // An official answer, whose window is 0, comes whether or not the data before our FIN did.
                 self.truncated = true;
             }
             if let Ok(ack) = u64::try_from(ack) {
@@ -186,8 +189,9 @@ impl Connection {
 
     fn respond_to_fin(&mut self, now: Instant, plain: bool) {
         if self.ended_by_peer() && self.fin.is_none() {
-            // FIN|ACK follows once our own data is through.
-            self.begin_closing(now);
+            // FIN|ACK follows once our own data is through; acknowledgements of it may be just behind the FIN.
+            self.closing = true;
+            self.closing_since = now;
             return;
         }
         if self.fin_quiet_until.is_some_and(|until| now < until) {
@@ -238,8 +242,9 @@ impl Connection {
     pub(super) fn on_fin_retry(&mut self, now: Instant) {
         let Some(fin) = self.fin.as_mut().filter(|fin| !fin.acked) else { return };
         let silent = now.saturating_duration_since(self.last_heard.max(self.last_progress));
-        if fin.plain && fin.tries >= self.cfg.fin_tries && self.board.is_empty() {
-            // All our data is acknowledged and nobody answers: the peer has forgotten the connection (02 §27.1).
+        if (fin.plain || self.end_reached) && fin.tries >= self.cfg.fin_tries && self.board.is_empty() {
+            // All our data is acknowledged and nobody answers: the peer has forgotten the connection (02 §27.1), or has
+            // left TIME_WAIT.
             self.finish(now);
             self.phase = Phase::Closed;
             self.timers.stop_all();

@@ -324,7 +324,7 @@ impl Connection {
         match self.phase {
             Phase::SynSent => {
                 // An official RST is all zero; ours names the SYN it refuses.
-                if header.ack == 0 || header.ack == to_wire(self.isn, 0) {
+                if (header.seq == 0 && header.ack == 0) || header.ack == to_wire(self.isn, 0) {
                     self.terminate(CloseReason::Refused, false);
                 } else {
                     self.stats.invalid += 1;

@@ -8,6 +8,8 @@ use super::timers::Timer;
 
 /// Added to the tail probe time-out, for the coarseness of timers at both ends.
 pub(super) const TAIL_SLACK: Duration = Duration::from_millis(2);
+/// Longest pause between two SYN|ACKs: a half-open connection lives for seconds only.
+const HALF_OPEN_PAUSE: Duration = Duration::from_secs(1);
 /// Acknowledgements sent at once after one had to wait for its timer.
 const QUICK_AFTER_TIMER: u32 = 4;
 
@@ -30,7 +32,11 @@ impl Connection {
         if self.timers.expire(Timer::Handshake, now) {
             self.due.syn |= self.phase == Phase::SynSent;
             self.due.syn_ack |= self.phase == Phase::SynReceived;
-            self.handshake_pause = (self.handshake_pause * 2).min(self.cfg.handshake_rto_max);
+            let longest = match self.phase {
+                Phase::SynReceived => self.cfg.handshake_rto_max.min(HALF_OPEN_PAUSE),
+                _ => self.cfg.handshake_rto_max,
+            };
+            self.handshake_pause = (self.handshake_pause * 2).min(longest);
             self.timers.set(Timer::Handshake, now + self.handshake_pause);
         }
         if self.timers.expire(Timer::Loss, now) {

@@ -275,7 +275,9 @@ impl Connection {
             return to_wire(self.irs, range.1);
         }
         let offset = self.hold.unwrap_or(self.input.next());
-        to_wire(self.irs, offset + u64::from(self.end_reached))
+        // Without half-close a FIN is acknowledged by FIN|ACK only: the peer repeats it until then.
+        let fin = self.end_reached && (self.fin.is_some() || !self.ended_by_peer());
+        to_wire(self.irs, offset + u64::from(fin))
     }
 
     /// The window to advertise: whole units of the free part of the receive buffer. An official sender takes 0 for
