@@ -404,17 +404,15 @@ impl Connection {
     /// What a SYN for this pair of addresses and ports means. Asked before [`Connection::handle_segment`]; on
     /// [`SynVerdict::Restart`] the owner calls [`Connection::abandon`] and accepts anew (02 §27.4).
     pub fn classify_syn(&self, now: Instant, syn: &Header) -> SynVerdict {
+        let fresh = self.established_at.is_none_or(|at| now.saturating_duration_since(at) < LATE_SYN);
         let repeat = match self.phase {
             Phase::SynSent => true,
-            Phase::Closed | Phase::TimeWait => false,
+            Phase::Closed => false,
             _ if syn.seq != self.irs => false,
             Phase::SynReceived => true,
-            Phase::Open if self.profile.random_isn => true,
-            Phase::Open => {
-                self.fin.is_none()
-                    && self.peer_fin.is_none()
-                    && self.established_at.is_none_or(|at| now.saturating_duration_since(at) < LATE_SYN)
-            }
+            // An official dialler always starts at 0, so only time tells.
+            Phase::Open => self.profile.random_isn || fresh,
+            Phase::TimeWait => fresh,
         };
         if repeat { SynVerdict::Repeat } else { SynVerdict::Restart }
     }

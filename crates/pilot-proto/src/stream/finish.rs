@@ -55,15 +55,20 @@ impl Connection {
             return false;
         }
         let since = self.closing_since.max(self.last_progress);
+        if self.ended_by_peer() {
+            // An official peer has stopped listening; one of ours that does not know us yet has not. So the answer waits
+            // as long as an orderly peer may (07 rule 23), while our data is repeated.
+            let at = since + self.cfg.fin_gap;
+            self.truncated = now >= at;
+            if !self.truncated {
+                self.timers.set(Timer::FinHold, at);
+            }
+            return self.truncated;
+        }
         let at = since + self.cfg.fin_hold;
         if now < at {
             self.timers.set(Timer::FinHold, at);
             return false;
-        }
-        if self.ended_by_peer() {
-            // It has stopped listening; what is left cannot arrive.
-            self.truncated = true;
-            return true;
         }
         // A peer that answers and makes no progress may order the FIN; one that is silent could not hear it.
         if all_sent && self.last_heard > since {
@@ -106,7 +111,8 @@ impl Connection {
         if plain {
             self.emit(Flags::FIN, seq, 0, 0, out);
         } else {
-            let ack = self.ack_number();
+            let received = self.hold.unwrap_or(self.input.next());
+            let ack = to_wire(self.irs, received + u64::from(self.end_reached));
             // A window other than 0 says that everything before the peer's FIN has arrived. Official daemons send 0, and
             // do not look.
             let window = if self.end_reached { self.window_field().max(1) } else { 0 };

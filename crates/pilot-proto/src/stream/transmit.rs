@@ -276,7 +276,7 @@ impl Connection {
         }
         let offset = self.hold.unwrap_or(self.input.next());
         // Without half-close a FIN is acknowledged by FIN|ACK only: the peer repeats it until then.
-        let fin = self.end_reached && (self.fin.is_some() || !self.ended_by_peer());
+        let fin = self.end_reached && !self.ended_by_peer();
         to_wire(self.irs, offset + u64::from(fin))
     }
 

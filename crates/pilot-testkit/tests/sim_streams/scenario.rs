@@ -121,6 +121,8 @@ fn config(rng: &mut StdRng) -> StreamConfig {
         receive_buffer: buffer(rng),
         nodelay: rng.random_bool(0.7),
         pacing: rng.random_bool(0.8),
+        // Longer than any outage here: an end that forgets before the other has heard cannot part cleanly.
+        time_wait: Duration::from_secs(30),
         ..StreamConfig::default()
     }
 }
