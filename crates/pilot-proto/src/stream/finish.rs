@@ -193,7 +193,7 @@ impl Connection {
         self.respond_to_fin(now, fin.plain);
     }
 
-    fn respond_to_fin(&mut self, now: Instant, plain: bool) {
+    pub(super) fn respond_to_fin(&mut self, now: Instant, plain: bool) {
         if self.ended_by_peer() && self.fin.is_none() {
             // FIN|ACK follows once our own data is through; acknowledgements of it may be just behind the FIN.
             self.closing = true;

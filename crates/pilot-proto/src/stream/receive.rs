@@ -252,7 +252,11 @@ impl Connection {
                 self.stats.invalid += 1;
                 return;
             }
-            Ok(_) if self.phase == Phase::TimeWait => Inserted::Duplicate,
+            Ok(_) if self.phase == Phase::TimeWait => {
+                // The peer has not heard our last acknowledgement; its FIN gets the same answer.
+                self.respond_to_fin(now, false);
+                return;
+            }
             Ok(offset) => self.input.insert(offset, payload, RECEIVE_SLACK),
         };
         match inserted {

@@ -54,6 +54,9 @@ pub(crate) struct Script {
     pub(crate) messages: u64,
 }
 
+/// Makes a connection out of a SYN.
+pub(crate) type Accept = Box<dyn Fn(Instant, &Header) -> Connection>;
+
 /// The host.
 pub(crate) struct StreamHost {
     pub(crate) conn: Option<Connection>,
@@ -67,8 +70,8 @@ pub(crate) struct StreamHost {
     pub(crate) closed: Option<CloseReason>,
     pub(crate) read_end: Option<Result<(), CloseReason>>,
     pub(crate) packets_after_close: u64,
-    /// Makes the acceptor's connection out of the first SYN.
-    pub(crate) accept: Option<Box<dyn Fn(Instant, &Header) -> Connection>>,
+    /// For the end that accepts.
+    pub(crate) accept: Option<Accept>,
     peer: SocketAddr,
     started: Instant,
     written: usize,
@@ -81,6 +84,8 @@ pub(crate) struct StreamHost {
     messages_seen: BTreeSet<u64>,
     /// Offsets the peer's windows have covered, in bytes, if it accounts bytes.
     window_edge: Option<u32>,
+    /// The window in the SYN of the peer.
+    syn_window: u16,
     pub(crate) trace: bool,
     name: &'static str,
 }
@@ -115,6 +120,7 @@ impl StreamHost {
             messages_sent: 0,
             messages_seen: BTreeSet::new(),
             window_edge: None,
+            syn_window: 0,
             trace: false,
             name,
         }
@@ -229,6 +235,10 @@ impl StreamHost {
         if self.closed.is_some() {
             self.packets_after_close += 1;
         }
+        if h.flags == Flags::SYN | Flags::ACK {
+            let edge = h.seq.wrapping_add(1 + u32::from(self.syn_window) * 4096);
+            self.window_edge.get_or_insert(edge);
+        }
         let end = h.seq.wrapping_add(parsed.payload.len() as u32);
         // One byte beyond is a probe; ranges are no data and lie at the next byte to send.
         if let Some(edge) = self.window_edge
@@ -284,6 +294,9 @@ impl SimHost for StreamHost {
                     self.conn = Some(accept(now, &h));
                 } else if let Some(conn) = &mut self.conn {
                     conn.handle_segment(now, &h, packet.payload);
+                }
+                if h.flags == Flags::SYN {
+                    self.syn_window = h.window;
                 }
                 // The field of a FIN says nothing.
                 if h.flags.contains(Flags::ACK) && !h.flags.contains(Flags::FIN) {

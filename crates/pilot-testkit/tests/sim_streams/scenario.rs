@@ -123,6 +123,7 @@ fn config(rng: &mut StdRng) -> StreamConfig {
         pacing: rng.random_bool(0.8),
         // Longer than any outage here: an end that forgets before the other has heard cannot part cleanly.
         time_wait: Duration::from_secs(30),
+        accept_timeout: Duration::from_secs(30),
         ..StreamConfig::default()
     }
 }
