@@ -68,6 +68,9 @@ impl Tunnel {
                 self.start(now);
             }
         }
+        if wants {
+            self.consider_proof(now);
+        }
         self.consider_rekey(now);
         Ok(sealed)
     }
@@ -240,7 +243,7 @@ impl Tunnel {
         }
         let known_prefix = self.windows.knows(header.nonce.prefix);
         let newest = self.windows.record(header.nonce.prefix, header.nonce.counter, id);
-        self.opened(now, id, scheme, known_prefix);
+        self.opened(now, id, scheme, newest, known_prefix);
         frame[SECURE_HEADER_LEN..SECURE_HEADER_LEN + plain.len()].copy_from_slice(plain);
         Ok(newest)
     }
@@ -287,14 +290,12 @@ impl Tunnel {
         None
     }
 
-    /// A frame has opened and passed every check.
-    fn opened(&mut self, now: Instant, id: u32, scheme: Scheme, known_prefix: bool) {
+    /// A frame has opened and passed every check. `newest` and `known_prefix` are what its window said of it.
+    fn opened(&mut self, now: Instant, id: u32, scheme: Scheme, newest: bool, known_prefix: bool) {
         self.stats.opened += 1;
         self.last_opened = Some(now);
         self.last_session = Some(id);
-        self.awaiting = None;
         self.unsure_since = None;
-        self.suspicion = None;
         self.unreadable.reset();
         // H7: one of ours speaks B. It doubles a probe of a new key, and the second copy may overtake the first.
         let overtaken = scheme == Scheme::A && known_prefix && self.greeting.peer.is_some();
@@ -308,26 +309,48 @@ impl Tunnel {
         session.confirmed.get_or_insert(now);
         session.last = Some(now);
         let (own, identity, rank) = (session.own, session.identity, session.rank);
-        let newer = match self.keys.current() {
-            Some(current) if current.id == id => first,
-            Some(current) => {
-                // An older pair that goes on opening while ours opens nothing is what the peer really uses.
-                let quiet = current.last.is_none_or(|at| now.saturating_duration_since(at) >= limits::QUIET_KEY);
-                rank > current.rank || quiet
-            }
+        let switch = match self.keys.current() {
             None => true,
+            Some(current) if current.id == id => first,
+            Some(current) if current.confirmed.is_none() => true,
+            // A frame that others of its prefix have overtaken says nothing about what the peer uses now (T6). An older pair
+            // that goes on opening while ours is not answered is what it really uses.
+            Some(current) => {
+                let quiet = current.last.is_none_or(|at| now.saturating_duration_since(at) >= limits::QUIET_KEY);
+                newest && (rank > current.rank || quiet && self.in_doubt())
+            }
         };
-        if newer {
+        if switch {
             self.switch(now, id, known_prefix, identity.is_some());
+        } else if newest && self.keys.current != Some(id) {
+            self.lagging(now, id);
         }
         if self.probing.as_ref().is_some_and(|p| p.session == id) {
             self.probing = None;
         }
-        if self.exchange.as_ref().is_some_and(|e| e.ends_with(own)) {
-            self.exchange = None;
+        if self.keys.current == Some(id) {
+            self.awaiting = None;
+            self.suspicion = self.suspicion.take().filter(|s| s.strict);
+            if self.exchange.as_ref().is_some_and(|e| e.ends_with(own)) {
+                self.exchange = None;
+            }
         }
         if self.windows.prefixes() >= window::REKEY_AT {
             self.begin_rekey(now);
+        }
+    }
+
+    /// The peer uses an older pair than we do: it is kept as long as that lasts, and the peer is shown the newer one (T7).
+    fn lagging(&mut self, now: Instant, id: u32) {
+        if let Some(expires) = self.keys.session_mut(id).and_then(|s| s.expires.as_mut()) {
+            *expires = (*expires).max(now + limits::GRACE);
+        }
+        let rested = self.shown.is_none_or(|at| now.saturating_duration_since(at) >= limits::AUTH_INTERVAL);
+        if let Some(current) = self.keys.current
+            && rested
+        {
+            self.shown = Some(now);
+            self.probe_session(now, current, KeySend::Current, 1);
         }
     }
 
@@ -336,6 +359,7 @@ impl Tunnel {
         let before = self.keys.current().filter(|s| s.confirmed.is_some() && s.id != id).map(|s| s.peer);
         self.keys.promote(now, id);
         self.generation += 1;
+        self.proved = Some(now);
         let generation = self.generation;
         if generation == 1 {
             let scheme = self.scheme.scheme().unwrap_or(Scheme::B);

@@ -62,6 +62,8 @@ pub(super) struct Probing {
 pub(super) struct Suspicion {
     again: Option<Instant>,
     deadline: Instant,
+    /// Only the answer to a probe dispels it: the peer may be one that we can read and that cannot read us.
+    pub(super) strict: bool,
 }
 
 /// Frames that open under no key, since one did.
@@ -391,6 +393,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether an answer under the current key is overdue although it was asked for.
+    pub(super) fn in_doubt(&self) -> bool {
+        self.suspicion.as_ref().is_some_and(|s| s.again.is_none()) || self.healing()
+    }
+
     fn healing(&self) -> bool {
         self.exchange.as_ref().is_some_and(|e| e.reason == Reason::Heal)
     }
@@ -404,7 +411,7 @@ impl Tunnel {
     }
 
     /// Sends a probe under a session and `more` of them later, until a frame opens under it.
-    fn probe_session(&mut self, now: Instant, session: u32, send: KeySend, probes: u8) {
+    pub(super) fn probe_session(&mut self, now: Instant, session: u32, send: KeySend, probes: u8) {
         if self.probing.as_ref().is_some_and(|p| p.session == session) {
             return;
         }
@@ -426,13 +433,36 @@ impl Tunnel {
         self.push(Outgoing::Probe { session, send });
     }
 
-    fn suspect(&mut self, now: Instant) {
+    /// A peer that is not ours is asked now and then, while in use, whether it still reads us: a forged counter closes the
+    /// window of old releases (W4), a replayed exchange of ours changes their key (D5), and neither stops their frames
+    /// from opening here. Called per packet: cheap.
+    pub(super) fn consider_proof(&mut self, now: Instant) {
+        if self.greeting.peer.is_some() || !self.keys.confirmed() {
+            return;
+        }
+        let since = *self.proved.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.prove_pause {
+            self.suspect(now, true);
+        }
+    }
+
+    /// The peer answered a probe.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.proved = Some(now);
+        self.prove_pause = limits::PROVE_PAUSE;
+        self.suspicion = None;
+    }
+
+    fn suspect(&mut self, now: Instant, strict: bool) {
         if self.suspicion.is_some() || self.exchange.is_some() {
             return;
         }
         if let Some(session) = self.keys.current {
-            self.suspicion =
-                Some(Suspicion { again: Some(now + limits::PROBE_INTERVAL), deadline: now + limits::SUSPECT_PATIENCE });
+            self.suspicion = Some(Suspicion {
+                again: Some(now + limits::PROBE_INTERVAL),
+                deadline: now + limits::SUSPECT_PATIENCE,
+                strict,
+            });
             self.push(Outgoing::Probe { session, send: KeySend::Current });
         }
     }
@@ -440,6 +470,11 @@ impl Tunnel {
     fn run_suspicion(&mut self, now: Instant) {
         let Some(s) = &mut self.suspicion else { return };
         if s.deadline <= now {
+            if s.strict {
+                // Peers that answer no probes at all are asked ever more seldom.
+                self.proved = Some(now);
+                self.prove_pause = (self.prove_pause * 4).min(limits::PROVE_PAUSE_MAX);
+            }
             self.suspicion = None;
             self.awaiting = None;
             if self.exchange.is_none() && self.rest_until.is_none_or(|at| at <= now) {
@@ -477,7 +512,7 @@ impl Tunnel {
             let rested = self.suspect_rest_until.is_none_or(|at| at <= now);
             if quiet && rested && self.unreadable.streak >= limits::UNREADABLE_SUSPECT {
                 self.suspect_rest_until = Some(now + limits::SUSPECT_REST);
-                self.suspect(now);
+                self.suspect(now, false);
             }
             return;
         }
@@ -529,7 +564,7 @@ impl Tunnel {
         let silent = self.awaiting.is_some_and(|at| now.saturating_duration_since(at) >= limits::SILENCE);
         if silent && self.keys.confirmed() && self.suspicion.is_none() && self.exchange.is_none() {
             self.awaiting = None;
-            self.suspect(now);
+            self.suspect(now, false);
         }
         self.run_exchange(now);
     }

@@ -52,6 +52,9 @@ impl Tunnel {
         // H4: authenticated, under the key that is in use, and not the echo of a probe.
         let current = self.keys.current().filter(|s| s.confirmed.is_some() && s.identity.is_some());
         let in_use = current.is_some_and(|s| self.last_session == Some(s.id));
+        if header.src.port == 0 && header.flags.contains(Flags::ACK) && in_use {
+            self.answered(now);
+        }
         if header.src.port != CONTROL_PORT || !header.flags.contains(Flags::ACK) || !in_use {
             return true;
         }

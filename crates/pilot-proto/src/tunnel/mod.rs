@@ -83,6 +83,9 @@ pub struct Tunnel {
     probing: Option<Probing>,
     suspicion: Option<Suspicion>,
     suspect_rest_until: Option<Instant>,
+    /// When the peer last showed that it reads us, and how long that is believed.
+    proved: Option<Instant>,
+    prove_pause: std::time::Duration,
     /// When the first packet that wants an answer was sealed since the last frame opened.
     awaiting: Option<Instant>,
     unreadable: Unreadable,
@@ -93,6 +96,8 @@ pub struct Tunnel {
     /// Session of the last frame that opened.
     last_session: Option<u32>,
     replay_event: Option<Instant>,
+    /// When the peer was last shown a newer pair than the one it uses.
+    shown: Option<Instant>,
     outgoing: VecDeque<Outgoing>,
     events: VecDeque<TunnelEvent>,
     stats: TunnelStats,
@@ -107,6 +112,7 @@ impl std::fmt::Debug for Tunnel {
             .field("scheme", &self.scheme)
             .field("generation", &self.generation)
             .field("confirmed", &self.keys.confirmed())
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }
@@ -135,6 +141,8 @@ impl Tunnel {
             probing: None,
             suspicion: None,
             suspect_rest_until: None,
+            proved: None,
+            prove_pause: limits::PROVE_PAUSE,
             awaiting: None,
             unreadable: Unreadable::default(),
             paced: Paced::default(),
@@ -143,6 +151,7 @@ impl Tunnel {
             last_opened: None,
             last_session: None,
             replay_event: None,
+            shown: None,
             outgoing: VecDeque::new(),
             events: VecDeque::new(),
             stats: TunnelStats::default(),

@@ -21,7 +21,6 @@ pub(super) struct OwnKey {
     /// The exchange that carries it, signed once.
     pub(super) exchange: AuthExchange,
     pub(super) sent: Option<Instant>,
-    pub(super) expires: Option<Instant>,
 }
 
 impl OwnKey {
@@ -30,7 +29,7 @@ impl OwnKey {
         let x25519 = *key.public();
         let signature = identity.sign(&AuthExchange::signed_bytes(node, &x25519));
         let exchange = AuthExchange { node, x25519, ed25519: identity.public_key(), signature };
-        Self { serial, key, exchange, sent: None, expires: None }
+        Self { serial, key, exchange, sent: None }
     }
 }
 
@@ -93,6 +92,21 @@ pub(super) struct Keys {
     next_own: u32,
     next_peer: u32,
     next_session: u32,
+}
+
+impl std::fmt::Debug for Keys {
+    /// Pairs by rank, `*` the one that seals, `+` those that have opened a frame.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mark = |s: &Session| {
+            (if Some(s.id) == self.current { "*" } else { "" }, if s.confirmed.is_some() { "+" } else { "" })
+        };
+        f.debug_list()
+            .entries(self.sessions.iter().map(|s| {
+                let (current, opened) = mark(s);
+                format!("{:?}{current}{opened}", s.rank)
+            }))
+            .finish()
+    }
 }
 
 impl Keys {
@@ -230,7 +244,7 @@ impl Keys {
     pub(super) fn promote(&mut self, now: Instant, id: u32) {
         let Some(new) = self.session_mut(id) else { return };
         new.expires = None;
-        let (own, peer, identity, rank) = (new.own, new.peer, new.identity, new.rank);
+        let (peer, identity, rank) = (new.peer, new.identity, new.rank);
         self.current = Some(id);
         let until = now + limits::GRACE;
         for s in &mut self.sessions {
@@ -246,11 +260,6 @@ impl Keys {
         if self.retired.len() > limits::MAX_RETIRED {
             self.retired.remove(0);
         }
-        for k in &mut self.own {
-            if k.serial < own {
-                k.expires.get_or_insert(until);
-            }
-        }
         self.drop_sessions(|s| s.identity != identity);
     }
 
@@ -259,30 +268,19 @@ impl Keys {
         self.current = Some(id);
     }
 
-    /// Drops what has expired. The current session and the newest own key stay.
+    /// Drops sessions that have expired, and own keys no session is left of. The current session and the newest own key stay.
     pub(super) fn expire(&mut self, now: Instant) {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        self.drop_sessions(|s| due(s.expires));
-        let newest = self.own.last().map(|k| k.serial);
-        let in_use = self.current().map(|s| s.own);
-        let mut gone = Vec::new();
-        self.own.retain(|k| {
-            let keep = Some(k.serial) == newest || Some(k.serial) == in_use || !due(k.expires);
-            if !keep {
-                gone.push(k.serial);
-            }
-            keep
-        });
-        self.drop_sessions(|s| gone.contains(&s.own));
+        self.drop_sessions(|s| s.expires.is_some_and(|at| at <= now));
+        if self.confirmed() {
+            let newest = self.own.last().map(|k| k.serial);
+            let sessions = &self.sessions;
+            self.own.retain(|k| Some(k.serial) == newest || sessions.iter().any(|s| s.own == k.serial));
+        }
     }
 
     /// The next moment at which [`Keys::expire`] has something to do.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let newest = self.own.last().map(|k| k.serial);
-        let in_use = self.current().map(|s| s.own);
-        let sessions = self.sessions.iter().filter(|s| Some(s.id) != self.current).filter_map(|s| s.expires);
-        let own = self.own.iter().filter(|k| Some(k.serial) != newest && Some(k.serial) != in_use);
-        sessions.chain(own.filter_map(|k| k.expires)).min()
+        self.sessions.iter().filter(|s| Some(s.id) != self.current).filter_map(|s| s.expires).min()
     }
 
     fn drop_sessions(&mut self, gone: impl Fn(&Session) -> bool) {

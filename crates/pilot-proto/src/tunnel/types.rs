@@ -59,6 +59,10 @@ pub mod limits {
     pub const SUSPECT_QUIET: Duration = Duration::from_millis(500);
     /// Rest between two suspicions raised by unreadable frames, so that garbage buys few probes.
     pub const SUSPECT_REST: Duration = Duration::from_secs(5);
+    /// A peer that is not ours and in use is asked after this time whether it still reads us.
+    pub const PROVE_PAUSE: Duration = Duration::from_secs(15);
+    /// The same for peers that never answer a probe.
+    pub const PROVE_PAUSE_MAX: Duration = Duration::from_secs(960);
     /// A suspect session is probed at once and after this time.
     pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
     /// A suspect session that answers no probe for this long gets a key exchange.

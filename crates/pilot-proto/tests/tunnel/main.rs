@@ -7,5 +7,6 @@ mod greeting;
 mod healing;
 mod net;
 mod official;
+mod properties;
 mod rekey;
 mod vectors;

@@ -278,6 +278,7 @@ pub struct Net {
     flights: BinaryHeap<Flight>,
     seq: u64,
     lives: [u8; 2],
+    talks: u32,
     cfg: Arc<TunnelConfig>,
 }
 
@@ -304,6 +305,7 @@ impl Net {
             flights: BinaryHeap::new(),
             seq: 0,
             lives: [0; 2],
+            talks: 0,
             cfg,
         }
     }
@@ -412,7 +414,8 @@ impl Net {
 
     /// Both can read each other, shown by a packet each way within the time.
     pub fn talks(&mut self, within_ms: u64) -> bool {
-        let (a, b) = (90_000 + self.seq as u32, 95_000 + self.seq as u32);
+        self.talks += 1;
+        let (a, b) = (2_000_000 + self.talks, 3_000_000 + self.talks);
         self.send(A, a);
         self.send(B, b);
         self.run_ms(within_ms);
@@ -438,5 +441,19 @@ impl Net {
     pub fn restart_official(&mut self, version: Version) {
         self.lives[B] += 1;
         self.nodes[B] = Box::new(Official::new(B, version, self.lives[B]));
+    }
+}
+
+impl Net {
+    /// The last frames, one line each, for a failing seed.
+    pub fn tail(&self, count: usize) -> String {
+        let from = self.log.len().saturating_sub(count);
+        let line = |s: &Sent| {
+            let at = s.at.duration_since(self.start).as_millis();
+            let kind = String::from_utf8_lossy(&s.frame[..4]).into_owned();
+            let id: Vec<String> = s.frame[8..12].iter().map(|b| format!("{b:02x}")).collect();
+            format!("{at:>8} ms {} {:?} {kind} {} len {}", s.from, s.path, id.concat(), s.frame.len())
+        };
+        self.log[from..].iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
