@@ -20,6 +20,9 @@ impl Trust {
         if self.trusted.contains_key(&node) && !self.pending.contains_key(&node) {
             return Ok(Requested::AlreadyTrusted);
         }
+        let justification = clean(justification);
+        // Composed once before anything changes, so that a message that cannot be sent changes nothing.
+        self.compose(at, node, Purpose::Request, &justification)?;
         if !self.outgoing.contains_key(&node) && self.outgoing.len() >= MAX_OUTGOING {
             self.forget_old(at);
             if self.outgoing.len() >= MAX_OUTGOING {
@@ -37,18 +40,9 @@ impl Trust {
             self.outgoing.insert(node, Outgoing { requested_at: at.unix.as_secs(), ..Outgoing::default() });
             self.emit(TrustEvent::Persist);
         }
-        match self.send(at, node, Purpose::Request, &clean(justification)) {
-            Ok(id) => {
-                self.emit(TrustEvent::ExpectAnswer);
-                Ok(Requested::Sending(id))
-            }
-            Err(error) => {
-                if waiting.is_none() {
-                    self.outgoing.remove(&node);
-                }
-                Err(error.into())
-            }
-        }
+        let id = self.send(at, node, Purpose::Request, &justification)?;
+        self.emit(TrustEvent::ExpectAnswer);
+        Ok(Requested::Sending(id))
     }
 
     /// Approves a waiting request. Nothing happens when there is none; the official reply is `approved` all the same.
@@ -107,6 +101,7 @@ impl Trust {
 
     fn check_node(&self, node: u32) -> Result<(), TrustError> {
         match node {
+            _ if self.node == 0 => Err(TrustError::NotRegistered),
             0 => Err(TrustError::NoNode),
             own if own == self.node => Err(TrustError::OwnNode(own)),
             _ => Ok(()),

@@ -61,7 +61,7 @@ pub const NOTICE_RETRY: Duration = Duration::from_secs(10);
 /// Longest such pause.
 pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(3600);
 /// A peer that still talks to us is told again at most this often.
-pub const NOTICE_REPEAT: Duration = Duration::from_secs(30);
+pub const NOTICE_REPEAT: Duration = Duration::from_secs(10);
 /// An undelivered revocation is given up after this long.
 pub const NOTICE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A node that already is trusted and asks again is answered at most this often.
@@ -390,6 +390,9 @@ pub enum TrustError {
     /// Node 0 is nobody.
     #[error("node 0 does not exist")]
     NoNode,
+    /// We have no id yet, so nothing we sign would count.
+    #[error("not registered yet")]
+    NotRegistered,
     /// The message would not fit (05 §3.2).
     #[error("justification too long: {0} characters (max 1024)")]
     JustificationTooLong(usize),
@@ -415,6 +418,7 @@ impl TrustError {
         match self {
             Self::OwnNode(_) => "trust_own_node",
             Self::NoNode => "trust_no_node",
+            Self::NotRegistered => "trust_not_registered",
             Self::JustificationTooLong(_) => "trust_justification_too_long",
             Self::Message(error) => error.code(),
             Self::TooMany { .. } => "trust_too_many",

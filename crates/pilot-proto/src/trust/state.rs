@@ -268,17 +268,17 @@ impl Trust {
         Ok(())
     }
 
-    /// Makes and sends a message; `text` is the justification of a request or the reason of a reject.
+    /// Makes a message; `text` is the justification of a request or the reason of a reject.
     ///
     /// # Errors
     /// When the message would not fit one segment.
-    pub(super) fn send(
-        &mut self,
+    pub(super) fn compose(
+        &self,
         at: Moment,
         node: u32,
         purpose: Purpose,
         text: &str,
-    ) -> Result<SendId, HandshakeError> {
+    ) -> Result<(Kind, i64, Vec<u8>), HandshakeError> {
         let (kind, justification, reason) = match purpose {
             Purpose::Request => (Kind::Request, text, ""),
             Purpose::Accept => (Kind::Accept, "", ""),
@@ -303,8 +303,22 @@ impl Trust {
             signature: base64::encode(&self.identity.sign(signed::handshake(self.node, node).as_bytes())),
             reason: reason.to_owned(),
             timestamp,
-        }
-        .emit()?;
+        };
+        Ok((kind, timestamp, message.emit()?))
+    }
+
+    /// Makes and sends a message.
+    ///
+    /// # Errors
+    /// As [`Trust::compose`].
+    pub(super) fn send(
+        &mut self,
+        at: Moment,
+        node: u32,
+        purpose: Purpose,
+        text: &str,
+    ) -> Result<SendId, HandshakeError> {
+        let (kind, timestamp, message) = self.compose(at, node, purpose, text)?;
         self.last_sent.insert(node, (kind, timestamp));
         let id = SendId(self.new_id());
         self.sends.insert(id, (node, purpose, text.to_owned()));
@@ -358,6 +372,11 @@ impl Trust {
         if self.sends.values().any(|(to, purpose, _)| *to == node && *purpose == Purpose::Revoke) {
             return;
         }
+        if self.node == 0 {
+            // Not registered yet: nothing we sign would count.
+            entry.next = Some(at.now + NOTICE_RETRY);
+            return;
+        }
         entry.attempts += 1;
         entry.tried = Some(at.now);
         // A revoke message has a fixed length far below the limit.
@@ -376,6 +395,8 @@ impl Trust {
                 self.emit(TrustEvent::RelayRequest { id, node, justification: text });
             }
             (Purpose::Accept, false) if self.trusted.contains_key(&node) => {
+                // It was not answered after all: its next request is, at once.
+                self.accepted_at.remove(&node);
                 self.emit(TrustEvent::RelayRespond { node, accept: true });
             }
             (Purpose::Accept | Purpose::Reject, _) => {}
