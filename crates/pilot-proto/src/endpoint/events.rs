@@ -7,6 +7,7 @@ use std::time::Duration;
 use pilot_wire::SocketAddress;
 
 use crate::stream::StreamEvent;
+use crate::tunnel::TunnelEvent;
 
 /// Names a connection of one [`Endpoint`](super::Endpoint). Ids count up from 1 and come back only after 2^32 of them,
 /// skipping those in use; 0 is never given out.
@@ -66,6 +67,13 @@ pub enum Event {
         dst_port: u16,
         /// Its bytes, never empty.
         data: Vec<u8>,
+    },
+    /// Something happened to the tunnel with a peer.
+    Tunnel {
+        /// Which peer.
+        node: u32,
+        /// What.
+        event: TunnelEvent,
     },
     /// The way to a peer changed.
     PathChanged {

@@ -1,12 +1,14 @@
 //! What the endpoint says about itself.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pilot_wire::SocketAddress;
 
-use super::ConnId;
+use super::peers::Link;
+use super::{ConnId, Endpoint, gate};
 use crate::stream::{State, Stats};
+use crate::tunnel::SchemeState;
 
 /// Counts since the endpoint was made. `bytes` are UDP payload bytes, relay header included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,10 @@ pub struct PeerInfo {
     pub authenticated: bool,
     /// Whether its tunnel key is the pinned key of a trusted node.
     pub trusted: bool,
+    /// The AEAD scheme in use.
+    pub scheme: SchemeState,
+    /// Whether it is one of ours and said Hello.
+    pub hello: bool,
     /// How many sessions there have been with it.
     pub generation: u64,
     /// Its Ed25519 key, if a key exchange was accepted.
@@ -116,4 +122,62 @@ pub struct EndpointInfo {
     pub observed: Option<SocketAddr>,
     /// How long ago the beacon last answered.
     pub beacon_seen: Option<Duration>,
+}
+
+impl Endpoint {
+    /// A snapshot for status output.
+    pub fn info(&self, now: Instant) -> EndpointInfo {
+        let ago = |t: Instant| now.saturating_duration_since(t);
+        let mut peers: Vec<PeerInfo> = self
+            .peers
+            .iter()
+            .map(|(slot, peer)| {
+                let status = peer.tunnel().map(|t| t.status());
+                let key = match &peer.link {
+                    Link::Own => Some(self.identity.public_key()),
+                    _ => status.as_ref().and_then(|s| s.peer_key),
+                };
+                PeerInfo {
+                    node: peer.node,
+                    endpoint: peer.path.endpoint(),
+                    relay: peer.path.is_relay(),
+                    encrypted: status.as_ref().is_some_and(|s| s.encrypted),
+                    authenticated: status.as_ref().is_some_and(|s| s.authenticated),
+                    trusted: key.is_some_and(|k| self.gate.trusts(peer.node, gate::Proof::Key(k))),
+                    scheme: status.as_ref().map_or(SchemeState::Unknown, |s| s.scheme),
+                    hello: status.as_ref().is_some_and(|s| s.hello),
+                    generation: status.as_ref().map_or(0, |s| s.generation),
+                    key,
+                    last_opened: peer.path.last_opened().map(ago),
+                    rtt: peer.path.rtt(),
+                    datagram_limit: self.payload_limit(now, slot),
+                    connections: peer.conns,
+                }
+            })
+            .collect();
+        peers.sort_unstable_by_key(|p| p.node);
+        let mut conns: Vec<ConnInfo> = self
+            .conns
+            .iter()
+            .map(|(_, c)| ConnInfo {
+                id: c.id,
+                local: c.local,
+                remote: c.remote,
+                state: c.stream.state(),
+                stats: c.stream.stats(),
+            })
+            .collect();
+        conns.sort_unstable_by_key(|c| c.id);
+        EndpointInfo {
+            node: self.node,
+            counters: self.counters,
+            peers,
+            conns,
+            ports: self.ports.list(),
+            public_ports: self.gate.public_ports(),
+            beacon: self.beacon.addr(),
+            observed: self.beacon.observed(),
+            beacon_seen: self.beacon.replied_at().map(ago),
+        }
+    }
 }

@@ -16,13 +16,16 @@ pub(crate) const SYN_PER_NODE: Rate = Rate { per_second: 10, burst: 64 };
 /// SYNs per second of everybody (02 §11, 07 §7), charged only after the node's own bucket (02 §29.15).
 pub(crate) const SYN_GLOBAL: Rate = Rate { per_second: 100, burst: 256 };
 /// SYNs per second of one node past the gate: it may run 256 streams at once (07 §16 item 31).
-pub(crate) const SYN_TRUSTED: Rate = Rate { per_second: 200, burst: 1_024 };
+pub(crate) const SYN_ADMITTED: Rate = Rate { per_second: 200, burst: 1_024 };
 /// RSTs per second to one node (02 §29.15).
 pub(crate) const RST_PER_NODE: Rate = Rate { per_second: 50, burst: 128 };
 /// Answers to control packets per second to one node (07 rule 20). A prober sends one per 200 ms at most.
 pub(crate) const PONG_PER_NODE: Rate = Rate { per_second: 20, burst: 40 };
 /// Entries of a table of buckets or sources (02 §11, 07 §5.2). When full the entry unused longest goes.
 pub(crate) const SOURCES: usize = 4_096;
+
+/// Nodes whose scheme is remembered (07 rule 5). When full the one seen longest ago is asked anew.
+pub(crate) const SCHEMES: usize = 16_384;
 
 /// How fast tokens come back and how many there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,7 @@ impl<K: Hash + Eq + Copy, V> Lru<K, V> {
         Self { index: FxHashMap::default(), slots: Vec::new(), free: Vec::new(), newest: NONE, oldest: NONE, capacity }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }

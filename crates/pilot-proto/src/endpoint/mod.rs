@@ -10,40 +10,75 @@
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `demux` | what a received datagram is and whose |
+//! | `demux` | from a datagram to a packet of a peer |
+//! | `streams`, `conns` | segments, SYNs, the connection table |
+//! | `datagrams`, `control` | the other two protocols |
+//! | `dial` | getting a session and an answer, and saying early what is wrong |
+//! | `peers`, `upkeep` | the peer table; what is due for peers, and what the registry answered |
 //! | `gate` | who reaches an application |
-//! | `ports` | bound ports, ephemeral ports |
-//! | `limits` | rate limits and bounded tables |
+//! | `ports`, `limits`, `timers` | ports; rate limits and bounded tables; deadlines |
+//! | `transmit` | from packets to batches of datagrams |
+//! | `greeting` | Hello |
+//! | `config`, `events`, `info` | what goes in at birth, what comes out |
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use pilot_wire::SocketAddress;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 mod config;
+mod conns;
+mod control;
+mod datagrams;
+mod demux;
+mod dial;
 mod events;
-#[allow(dead_code, reason = "used by the demultiplexer")]
 mod gate;
+mod greeting;
 mod info;
-#[allow(dead_code, reason = "used by the demultiplexer")]
 mod limits;
-#[allow(dead_code, reason = "used by the demultiplexer")]
+mod peers;
 mod ports;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transmit;
+mod upkeep;
 
 pub use config::{Encryption, EndpointConfig, Limits};
+pub use control::PROBE;
 pub use events::{
     BindError, ConnId, ConnectError, DatagramError, DialError, DialFailure, DirectoryCode, DirectoryFailure, Event,
     PeerRecord, RefusedReason, Tried, UnknownConn,
 };
 pub use gate::{DATA_PORT, HANDSHAKE_PORT};
+pub use greeting::WIDE_SEGMENT;
 pub use info::{ConnInfo, Counters, EndpointInfo, PeerInfo};
 pub use ports::EPHEMERAL_FIRST;
+pub use transmit::{MAX_BATCH, MAX_BATCH_BYTES};
 
+use crate::crypto::Scheme;
+use crate::identity::Identity;
 use crate::path::BeaconClient;
-use crate::stream::{CloseReason, ReadError, WriteError};
+use crate::stream::StreamConfig;
+use crate::tunnel::TunnelConfig;
+use conns::Conns;
 use gate::Gate;
+use limits::{Bucket, Limiter, Lru, Once};
+use peers::{LOOKUPS, Lookups, Peers};
 use ports::Ports;
+use timers::{Owner, Timers};
+
+/// Between two events about the same refusal.
+const REFUSED_EVERY: Duration = Duration::from_secs(10);
+/// Between two questions to the registry about a node whose key differs from the known one (01 rule 7).
+const REQUERY_EVERY: Duration = Duration::from_secs(10);
+/// Between two key exchanges with a node whose frames belong to no session (07 rule 14: one per 3 s).
+const STRANGER_EVERY: Duration = Duration::from_secs(3);
 
 /// Datagrams for the socket: `len` bytes were appended to the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,34 +93,104 @@ pub struct Transmit {
 
 /// See the module.
 pub struct Endpoint {
+    identity: Arc<Identity>,
     node: u32,
-    #[allow(dead_code, reason = "used by the demultiplexer")]
     networks: Vec<u16>,
+    origin: Instant,
+    origin_unix: u64,
+    encrypt: Encryption,
+    limits: Limits,
+    stream_config: Arc<StreamConfig>,
+    tunnel_config: Arc<TunnelConfig>,
+    rng: StdRng,
     beacon: BeaconClient,
     gate: Gate,
     ports: Ports,
+    conns: Conns,
+    peers: Peers,
+    lookups: Lookups,
+    /// Schemes seen, by node: a hint for peers that come back (07 rule 5).
+    schemes: Lru<u32, Scheme>,
+    timers: Timers,
+    /// Scratch of `handle_timeout`.
+    due: Vec<Owner>,
+    /// Peers that may have something to send.
+    ready: VecDeque<usize>,
+    /// Finished datagrams that leave before anything else. Bounded: filled only while one peer is served, and emptied
+    /// before the next.
+    stash: VecDeque<(SocketAddr, Vec<u8>)>,
+    twin: Option<Vec<u8>>,
     events: VecDeque<Event>,
     counters: Counters,
+    exchange_by_ip: Limiter<IpAddr>,
+    exchange_by_node: Limiter<(u32, bool)>,
+    exchange_global: Bucket,
+    stranger_lookups: Bucket,
+    syn_by_node: Limiter<u32>,
+    syn_admitted: Limiter<u32>,
+    syn_global: Bucket,
+    refused_once: Once<(u32, u16)>,
+    requery: Once<u32>,
+    stranger_once: Once<u32>,
 }
 
 impl Endpoint {
     /// An endpoint that has spoken to nobody yet.
     pub fn new(now: Instant, config: EndpointConfig) -> Self {
-        let port_seed = u16::from_le_bytes([config.seed[0], config.seed[1]]);
+        let mut rng = StdRng::from_seed(config.seed);
+        let ports = Ports::new((rand::RngCore::next_u32(&mut rng) & 0xFFFF) as u16);
+        let tunnel_config = TunnelConfig {
+            allow_scheme_a: config.allow_scheme_a,
+            hello: greeting::our_hello(&config.stream),
+            ..TunnelConfig::default()
+        };
         Self {
             node: config.node,
             networks: config.networks,
+            origin: now,
+            origin_unix: config.unix_secs,
+            encrypt: config.encrypt,
+            limits: config.limits,
+            stream_config: Arc::new(config.stream),
+            tunnel_config: Arc::new(tunnel_config),
+            rng,
             beacon: BeaconClient::new(now, config.beacon, config.node),
             gate: Gate::new(&config.public_ports),
-            ports: Ports::new(port_seed),
+            ports,
+            conns: Conns::default(),
+            peers: Peers::default(),
+            lookups: Lru::new(LOOKUPS),
+            schemes: Lru::new(limits::SCHEMES),
+            timers: Timers::default(),
+            due: Vec::new(),
+            ready: VecDeque::new(),
+            stash: VecDeque::new(),
+            twin: None,
             events: VecDeque::new(),
             counters: Counters::default(),
+            exchange_by_ip: Limiter::new(limits::KEY_EXCHANGE_RATE),
+            exchange_by_node: Limiter::new(limits::KEY_EXCHANGE_RATE),
+            exchange_global: Bucket::new(now, limits::KEY_EXCHANGE_GLOBAL),
+            stranger_lookups: Bucket::new(now, limits::STRANGER_LOOKUPS),
+            syn_by_node: Limiter::new(limits::SYN_PER_NODE),
+            syn_admitted: Limiter::new(limits::SYN_ADMITTED),
+            syn_global: Bucket::new(now, limits::SYN_GLOBAL),
+            refused_once: Once::new(REFUSED_EVERY, limits::SOURCES),
+            requery: Once::new(REQUERY_EVERY, limits::SOURCES),
+            stranger_once: Once::new(STRANGER_EVERY, limits::SOURCES),
+            identity: config.identity,
         }
     }
 
     /// Our node id and networks, after a (re-)registration. Before the first one (node 0) no peer is served. A changed
     /// node id ends every session and connection.
     pub fn set_local_node(&mut self, now: Instant, node: u32, networks: &[u16]) {
+        if self.node != 0 && self.node != node {
+            let nodes: Vec<u32> = self.peers.iter().map(|(_, p)| p.node).collect();
+            for peer in nodes {
+                self.forget_peer(now, peer);
+            }
+        }
         self.node = node;
         self.networks = networks.to_vec();
         self.beacon.set_node(now, node);
@@ -97,56 +202,74 @@ impl Endpoint {
         self.beacon.set_addr(now, beacon);
     }
 
-    // Inputs.
-
-    /// A datagram came in. It is decrypted in place.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
-        let _ = (now, from, datagram);
-        self.counters.malformed += 1;
-    }
-
     /// The time of [`Self::poll_timeout`] has come. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        // A connection whose pace allows a packet now keeps that deadline until the packet is polled, so every owner gets
+        // one turn and no more.
+        let mut due = std::mem::take(&mut self.due);
+        while let Some(owner) = self.timers.pop(now) {
+            match owner {
+                Owner::Conn(slot) => {
+                    if let Some(conn) = self.conns.get_mut(slot) {
+                        conn.armed = None;
+                    }
+                }
+                Owner::Peer(slot) => {
+                    if let Some(peer) = self.peers.get_mut(slot) {
+                        peer.armed = None;
+                    }
+                }
+            }
+            due.push(owner);
+        }
+        for owner in due.drain(..) {
+            match owner {
+                Owner::Conn(slot) => {
+                    if let Some(conn) = self.conns.get_mut(slot) {
+                        conn.stream.handle_timeout(now);
+                        self.service_conn(now, slot);
+                    }
+                }
+                Owner::Peer(slot) => self.peer_timeout(now, slot),
+            }
+        }
+        self.due = due;
     }
-
-    /// Answers [`Event::NeedKey`].
-    pub fn handle_peer_key(&mut self, now: Instant, node: u32, answer: Result<PeerRecord, DirectoryFailure>) {
-        let _ = (now, node, answer);
-    }
-
-    /// Answers [`Event::NeedEndpoint`]. An empty list means: by relay only.
-    pub fn handle_resolved(&mut self, now: Instant, node: u32, answer: Result<Vec<SocketAddr>, DirectoryFailure>) {
-        let _ = (now, node, answer);
-    }
-
-    // The gate.
 
     /// Trusts a node under a pinned key; with `None` the key of its first authenticated session is pinned and told by
     /// [`Event::Pinned`].
     pub fn set_trusted(&mut self, now: Instant, node: u32, key: Option<[u8; 32]>) {
-        let _ = now;
         self.gate.set_trusted(node, key);
+        if let Some(slot) = self.peers.find(node) {
+            self.pin_if_new(slot);
+            self.service_peer(now, slot);
+        }
     }
 
     /// Trusts a node no longer. Connections it would not be allowed to open any more are reset.
     pub fn remove_trusted(&mut self, now: Instant, node: u32) {
-        let _ = now;
         self.gate.remove_trusted(node);
+        self.reset_disallowed(now, node);
     }
 
     /// Whether we share a network other than 0 with a node.
     pub fn set_shared_network(&mut self, now: Instant, node: u32, shared: bool) {
-        let _ = now;
         self.gate.set_shared(node, shared);
+        if !shared {
+            self.reset_disallowed(now, node);
+        }
     }
 
-    /// Opens a port to everybody, or closes it.
+    /// Opens a port to everybody, or closes it to new streams.
     pub fn set_public_port(&mut self, port: u16, open: bool) {
         self.gate.set_public(port, open);
     }
 
-    // Ports and streams.
+    /// We sent this node something outside a stream (a handshake by the registry, say): it may reply on ports 444 and
+    /// 1001 for five minutes (07 §7). A dial does this by itself.
+    pub fn open_reply_window(&mut self, now: Instant, node: u32) {
+        self.gate.open_reply_window(now, node);
+    }
 
     /// Accepts streams on `port` from now on.
     ///
@@ -156,120 +279,15 @@ impl Endpoint {
         self.ports.bind(port)
     }
 
-    /// Accepts no more streams on `port`; accepted ones live on. Returns whether it was bound.
-    pub fn unbind(&mut self, now: Instant, port: u16) -> bool {
-        let _ = now;
-        self.ports.unbind(port)
-    }
-
-    /// Dials. [`Event::Stream`] with `Connected` or [`Event::DialFailed`] follows; data may be written at once.
-    ///
-    /// # Errors
-    /// [`ConnectError`] when the dial cannot even start.
-    pub fn connect(&mut self, now: Instant, dst: SocketAddress) -> Result<ConnId, ConnectError> {
-        let _ = now;
-        Err(ConnectError::NotRegistered(dst))
-    }
-
-    /// Takes bytes to send; see [`WriteError`]. An unknown id answers like a connection reset by this side.
-    ///
-    /// # Errors
-    /// [`WriteError::Blocked`] until [`StreamEvent::Writable`](crate::stream::StreamEvent::Writable).
-    pub fn write(&mut self, now: Instant, conn: ConnId, data: &[u8]) -> Result<usize, WriteError> {
-        let _ = (now, conn, data);
-        Err(WriteError::Closed(CloseReason::Local))
-    }
-
-    /// Gives received bytes out; `Ok(0)` is the clean end. An unknown id answers like a connection reset by this side.
-    ///
-    /// # Errors
-    /// [`ReadError::Blocked`] until [`StreamEvent::Readable`](crate::stream::StreamEvent::Readable).
-    pub fn read(&mut self, now: Instant, conn: ConnId, buf: &mut [u8]) -> Result<usize, ReadError> {
-        let _ = (now, conn, buf);
-        Err(ReadError::Closed(CloseReason::Local))
-    }
-
-    /// Ends our direction: everything written is delivered, then the end.
-    ///
-    /// # Errors
-    /// [`UnknownConn`].
-    pub fn close(&mut self, now: Instant, conn: ConnId) -> Result<(), UnknownConn> {
-        let _ = now;
-        Err(UnknownConn(conn))
-    }
-
-    /// Ends both directions at once with RST. A dial in progress fails as cancelled and frees its port.
-    ///
-    /// # Errors
-    /// [`UnknownConn`].
-    pub fn reset(&mut self, now: Instant, conn: ConnId) -> Result<(), UnknownConn> {
-        let _ = now;
-        Err(UnknownConn(conn))
-    }
-
-    /// The application has gone: nobody will read or write any more. Written bytes are still delivered, then the
-    /// connection ends and its id is free. **Every connection is kept until this is called**, except failed dials.
-    ///
-    /// # Errors
-    /// [`UnknownConn`].
-    pub fn release(&mut self, now: Instant, conn: ConnId) -> Result<(), UnknownConn> {
-        let _ = now;
-        Err(UnknownConn(conn))
-    }
-
-    /// Whether small writes leave at once.
-    ///
-    /// # Errors
-    /// [`UnknownConn`].
-    pub fn set_nodelay(&mut self, now: Instant, conn: ConnId, nodelay: bool) -> Result<(), UnknownConn> {
-        let _ = (now, nodelay);
-        Err(UnknownConn(conn))
-    }
-
-    /// Sends one datagram from `src_port`. It waits for the tunnel if need be.
-    ///
-    /// # Errors
-    /// [`DatagramError`]; nothing has left then.
-    pub fn send_datagram(
-        &mut self,
-        now: Instant,
-        src_port: u16,
-        dst: SocketAddress,
-        data: &[u8],
-    ) -> Result<(), DatagramError> {
-        let _ = (now, src_port, data);
-        Err(DatagramError::NotRegistered(dst))
-    }
-
-    /// Drops the session, path and connections of a peer (revocation, after the notice left).
-    pub fn forget_peer(&mut self, now: Instant, node: u32) {
-        let _ = (now, node);
-    }
-
     /// Tries at once to reach a peer without the relay.
     pub fn prefer_direct(&mut self, now: Instant, node: u32) {
-        let _ = (now, node);
-    }
-
-    // Outputs.
-
-    /// Appends the next datagrams to `buf`: all for one destination, at most `max_datagrams`, equally long but the last.
-    /// The caller clears `buf`.
-    pub fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>, max_datagrams: usize) -> Option<Transmit> {
-        let _ = max_datagrams;
-        let start = buf.len();
-        let dst = match self.beacon.poll_transmit(now)? {
-            crate::path::BeaconSend::Message(message) => {
-                message.emit(buf);
-                self.beacon.addr()?
-            }
-            crate::path::BeaconSend::Punch(to) => {
-                buf.extend_from_slice(&pilot_wire::tunnel::MAGIC_PUNCH);
-                self.counters.punches_sent += 1;
-                to
-            }
-        };
-        Some(Transmit { dst, len: buf.len() - start, segment_size: None })
+        if let Some(slot) = self.peers.find(node)
+            && let Some(peer) = self.peers.get_mut(slot)
+        {
+            peer.path.prefer_direct(now);
+            self.seek(now, slot);
+            self.service_peer(now, slot);
+        }
     }
 
     /// The next event.
@@ -279,21 +297,15 @@ impl Endpoint {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.beacon.poll_timeout()
+        [self.beacon.poll_timeout(), self.timers.next()].into_iter().flatten().min()
     }
 
-    /// A snapshot for status output.
-    pub fn info(&self, now: Instant) -> EndpointInfo {
-        EndpointInfo {
-            node: self.node,
-            counters: self.counters,
-            peers: Vec::new(),
-            conns: Vec::new(),
-            ports: self.ports.list(),
-            public_ports: self.gate.public_ports(),
-            beacon: self.beacon.addr(),
-            observed: self.beacon.observed(),
-            beacon_seen: self.beacon.replied_at().map(|t| now.saturating_duration_since(t)),
+    /// An event that may be dropped when nobody takes events.
+    fn notice(&mut self, event: Event) {
+        if self.events.len() >= self.limits.events {
+            self.counters.events_dropped += 1;
+        } else {
+            self.events.push_back(event);
         }
     }
 }

@@ -11,4 +11,4 @@ pub mod route;
 pub mod sizes;
 
 pub use beacon::{BeaconClient, BeaconSend};
-pub use route::{PathAction, PeerPath, Way};
+pub use route::{PathAction, PeerPath, Pong, Way};

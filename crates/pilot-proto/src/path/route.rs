@@ -24,12 +24,6 @@ pub const PROBE_WAIT: Duration = Duration::from_secs(2);
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 /// Missed direct probes in a row before the relay may take over.
 pub const MISSES_TO_LEAVE: u32 = 2;
-/// Silence on every way after which keys are exchanged anew: the peer may have restarted (01 W18).
-pub const REKEY_AFTER: Duration = Duration::from_secs(8);
-/// First pause between two such exchanges; doubles up to [`REKEY_PAUSE_MAX`].
-pub const REKEY_PAUSE: Duration = Duration::from_secs(10);
-/// Longest pause between two key exchanges towards a silent peer in use (07 §6.3: two minutes).
-pub const REKEY_PAUSE_MAX: Duration = Duration::from_secs(120);
 /// Longest pause between two attempts to leave the relay (07 §6.3).
 pub const DIRECT_ATTEMPT_MAX: Duration = Duration::from_secs(15);
 /// Between two questions to the registry for a peer's endpoint while its direct way does not work (01 rule 19).
@@ -72,8 +66,15 @@ pub enum PathAction {
     Punch,
     /// Ask the registry for the endpoint.
     Resolve,
-    /// Exchange keys anew, on every way.
-    Rekey,
+}
+
+/// An answered probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// Whether the way for our packets changed.
+    pub changed: bool,
+    /// When the probe was sent.
+    pub sent: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,8 +113,6 @@ pub struct PeerPath {
     hold: Duration,
     hold_until: Option<Instant>,
     resolved_at: Option<Instant>,
-    rekey_at: Option<Instant>,
-    rekey_pause: Duration,
     rtt: Option<Duration>,
     /// When [`Self::handle_timeout`] has something to do again.
     tick: Option<Instant>,
@@ -147,8 +146,6 @@ impl PeerPath {
             hold: Duration::ZERO,
             hold_until: None,
             resolved_at: None,
-            rekey_at: None,
-            rekey_pause: REKEY_PAUSE,
             rtt: None,
             tick: None,
         }
@@ -272,8 +269,6 @@ impl PeerPath {
     /// whether the way for our packets changed.
     pub fn on_opened(&mut self, now: Instant, way: Way, advanced: bool) -> bool {
         self.last_opened = Some(now);
-        self.rekey_at = None;
-        self.rekey_pause = REKEY_PAUSE;
         if !advanced {
             return false;
         }
@@ -330,11 +325,16 @@ impl PeerPath {
         changed
     }
 
-    /// The answer to probe `seq` came. Returns whether the way for our packets changed; `None` for an unknown number.
-    pub fn on_pong(&mut self, now: Instant, seq: u32) -> Option<bool> {
+    /// The answer to probe `seq` came. `None` for an unknown number.
+    pub fn on_pong(&mut self, now: Instant, seq: u32) -> Option<Pong> {
         let at = self.probes.iter().position(|p| p.seq == seq)?;
         let probe = self.probes.remove(at);
         self.rtt = Some(now.saturating_duration_since(probe.sent));
+        let changed = self.answered(now, probe);
+        Some(Pong { changed, sent: probe.sent })
+    }
+
+    fn answered(&mut self, now: Instant, probe: Probe) -> bool {
         match probe.way {
             Way::Direct(addr) => {
                 // Answers to older probes of this way say as much as this one.
@@ -347,21 +347,21 @@ impl PeerPath {
                         if now.saturating_duration_since(self.direct_since) >= FORGIVE_AFTER {
                             self.hold = Duration::ZERO;
                         }
-                        return Some(false);
+                        return false;
                     }
                 }
                 if self.held(now) {
-                    return Some(false);
+                    return false;
                 }
-                Some(self.prove_direct(now, addr))
+                self.prove_direct(now, addr)
             }
             Way::Relay => {
                 self.relay_proven = Some(now);
                 if self.is_relay() {
                     self.unanswered = None;
-                    return Some(false);
+                    return false;
                 }
-                Some(self.maybe_leave_direct(now))
+                self.maybe_leave_direct(now)
             }
         }
     }
@@ -394,11 +394,24 @@ impl PeerPath {
         }
     }
 
+    /// A probe behind a SYN, the way the SYN went: its answer shows that the peer lives and ignores the SYN.
+    pub fn probe_behind_syn(&mut self, now: Instant, beacon: bool) -> Option<(Way, u32)> {
+        let way = self.way(now, beacon)?;
+        let mut out = Vec::new();
+        self.probe(now, way, &mut out);
+        Some((way, self.next_seq.wrapping_sub(1)))
+    }
+
     /// Starts at once: the operator or a dial wants the direct way.
     pub fn prefer_direct(&mut self, now: Instant) {
         self.relay_only = false;
         self.hold = Duration::ZERO;
         self.hold_until = None;
+        self.attempt_soon(now);
+    }
+
+    /// A new address is known, or the direct way should be tried for another reason.
+    pub fn try_direct(&mut self, now: Instant) {
         self.attempt_soon(now);
     }
 
@@ -452,7 +465,6 @@ impl PeerPath {
             self.watch(now, beacon, out);
             self.attempt_direct(now, out);
         }
-        self.rekey(now, out);
         let busy = self.unanswered.is_some() || self.misses > 0 || !self.probes.is_empty();
         self.arm(now + if busy { WATCH } else { SWEEP });
         for at in [self.next_probe, self.next_direct.max(self.hold_until).filter(|_| self.relay)].into_iter().flatten()
@@ -509,17 +521,6 @@ impl PeerPath {
         }
         self.next_direct = Some(now + self.direct_pause);
         self.direct_pause = (self.direct_pause * 2).min(DIRECT_ATTEMPT_MAX);
-    }
-
-    /// Exchanges keys anew with a peer that stays silent on every way.
-    fn rekey(&mut self, now: Instant, out: &mut Vec<PathAction>) {
-        let Some(asked) = self.unanswered else { return };
-        if now.saturating_duration_since(asked) < REKEY_AFTER || self.rekey_at.is_some_and(|t| now < t) {
-            return;
-        }
-        out.push(PathAction::Rekey);
-        self.rekey_at = Some(now + self.rekey_pause);
-        self.rekey_pause = (self.rekey_pause * 2).min(REKEY_PAUSE_MAX);
     }
 
     /// When [`Self::handle_timeout`] should be called.

@@ -1,0 +1,8 @@
+//! Whole endpoints joined in memory, on virtual time.
+
+mod attacks;
+mod basics;
+mod harness;
+mod paths;
+mod peers_of_old;
+mod reach;
