@@ -98,8 +98,8 @@ impl Endpoint {
             _ => false,
         };
         let needs_key = self.encrypt != Encryption::Off && !secure && self.expected_key(node).is_none();
-        if needs_key {
-            self.ask_key(now, node, None, true);
+        if needs_key && !self.need_key(now, slot, node) {
+            return;
         }
         let Some(peer) = self.peers.get_mut(slot) else { return };
         if !secure {
@@ -110,6 +110,19 @@ impl Endpoint {
             self.seek(now, slot);
         }
         self.service_peer(now, slot);
+    }
+
+    /// Asks for a key we lack. Where the registry refused it a moment ago the dials of the peer end at once.
+    fn need_key(&mut self, now: Instant, slot: usize, node: u32) -> bool {
+        self.ask_key(now, node, None, true);
+        let failed = self.lookups.peek(&node).filter(|l| l.asked.is_none()).and_then(|l| l.failed.clone());
+        match failed {
+            Some((_, failure)) => {
+                self.fail_dials(now, slot, directory_failure(failure.code), &failure.text);
+                false
+            }
+            None => true,
+        }
     }
 
     /// Asks the registry where the peer is and the beacon for a punch.
@@ -321,13 +334,14 @@ impl Endpoint {
                 _ => false,
             })
             .collect();
-        let known = self.expected_key(match self.peers.get(slot) {
-            Some(peer) => peer.node,
-            None => return,
-        });
-        let failure = if known.is_some() { DialFailure::NoAnswer } else { DialFailure::RegistryUnavailable };
+        let node = peer.node;
+        let known = self.encrypt == Encryption::Off || self.expected_key(node).is_some();
+        let failure = if known { DialFailure::NoAnswer } else { DialFailure::RegistryUnavailable };
         for at in late {
             self.fail_dial(now, at, failure, String::new());
+        }
+        if !known && !self.need_key(now, slot, node) {
+            return;
         }
         self.seek(now, slot);
     }

@@ -20,6 +20,8 @@ pub const KEEPALIVE: Duration = Duration::from_secs(25);
 pub const VALIDATE_EVERY: Duration = Duration::from_secs(15);
 /// How long an answer may take before the probe counts as missed. Three times a satellite's round trip.
 pub const PROBE_WAIT: Duration = Duration::from_secs(2);
+/// Between two rounds of probes on every way.
+pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Sent without any answer for this long, the peer is probed on every way.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 /// Missed direct probes in a row before the relay may take over.
@@ -41,7 +43,8 @@ pub const SWEEP: Duration = Duration::from_secs(5);
 /// Between two looks at a peer that owes an answer.
 const WATCH: Duration = Duration::from_millis(500);
 /// Probes whose answer is still waited for. When full the oldest counts as missed.
-const PROBES: usize = 8;
+/// Three rounds of every candidate and the relay.
+const PROBES: usize = 3 * (CANDIDATES + 1);
 
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +107,7 @@ pub struct PeerPath {
     unanswered: Option<Instant>,
     probes: SmallVec<[Probe; PROBES]>,
     next_seq: u32,
+    probed: Option<Instant>,
     validated: Option<Instant>,
     misses: u32,
     relay_proven: Option<Instant>,
@@ -137,6 +141,7 @@ impl PeerPath {
             unanswered: None,
             probes: SmallVec::new(),
             next_seq: first_seq,
+            probed: None,
             validated: None,
             misses: 0,
             relay_proven: None,
@@ -296,7 +301,7 @@ impl PeerPath {
                     return true;
                 } else if self.validated.is_none_or(|t| now.saturating_duration_since(t) >= PROBE_WAIT) {
                     // The peer believes the direct way to us is dead. Ours to it may be, too.
-                    self.next_probe = Some(now);
+                    self.next_probe.get_or_insert(now);
                     self.arm(now);
                 }
                 false
@@ -488,6 +493,12 @@ impl PeerPath {
         if !(due || (self.next_probe.is_none() && (suspect || quiet || stale))) {
             return;
         }
+        if let Some(last) = self.probed.filter(|t| now.saturating_duration_since(*t) < PROBE_EVERY) {
+            // A probe must have the time to be missed before others push it out.
+            self.next_probe = Some(last + PROBE_EVERY);
+            return;
+        }
+        self.probed = Some(now);
         self.next_probe = None;
         if suspect {
             for addr in self.direct_targets() {
@@ -496,7 +507,7 @@ impl PeerPath {
             if beacon {
                 self.probe(now, Way::Relay, out);
             }
-            self.next_probe = Some(now + Duration::from_secs(1));
+            self.next_probe = Some(now + PROBE_EVERY);
             if since(self.resolved_at) >= RESOLVE_EVERY {
                 self.resolved_at = Some(now);
                 out.extend([PathAction::Resolve, PathAction::Punch]);
