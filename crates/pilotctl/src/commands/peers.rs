@@ -1,0 +1,64 @@
+//! `peers`: the nodes this one has tunnels with (06 §6.8).
+
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::args::Args;
+use crate::errors::Outcome;
+use crate::go::quote;
+use crate::table::{Arg, Command};
+
+/// Rows for people; JSON mode lists all.
+const MOST_ROWS: usize = 50;
+
+pub(crate) const COMMAND: Command = Command {
+    name: "peers",
+    args: &[Arg::new("[--search <query>]", "part of a node id or of an endpoint")],
+    about: "list the nodes this one has tunnels with",
+    details: "",
+    returns: "peers [{node_id, endpoint, encrypted, authenticated}], shown, total",
+    raw: false,
+    run: |app, args| Box::pin(run(app, args)),
+};
+
+async fn run(app: &App, args: &Args) -> Outcome {
+    let driver = app.driver().await?;
+    let info = app.ask("peers", driver.info()).await?;
+    let query = args.flag("search").map(str::to_lowercase);
+    let all = info["peer_list"].as_array().map_or(&[][..], Vec::as_slice);
+    let peers: Vec<&Value> =
+        all.iter().filter(|peer| query.as_deref().is_none_or(|query| matches(peer, query))).collect();
+    // An empty list is null, as everywhere in lists this tool builds itself (06 §2.2).
+    let list = if peers.is_empty() { Value::Null } else { json!(peers) };
+    let data = json!({ "peers": list, "shown": peers.len(), "total": peers.len() });
+    app.out.result(&data, || table(&peers, args.flag("search")));
+    Ok(0)
+}
+
+fn matches(peer: &Value, query: &str) -> bool {
+    peer["node_id"].as_u64().is_some_and(|node| node.to_string().contains(query))
+        || peer["endpoint"].as_str().is_some_and(|endpoint| endpoint.to_lowercase().contains(query))
+}
+
+fn table(peers: &[&Value], query: Option<&str>) -> String {
+    if peers.is_empty() {
+        return match query {
+            Some(query) => format!("no peers matching {}\n", quote(query)),
+            None => "no peers connected\n  peers appear when you communicate with other nodes\n".into(),
+        };
+    }
+    let mut text = format!("{:<10}  {:<30}  {:<20}  {}\n", "NODE ID", "ENDPOINT", "ENCRYPTED", "AUTH");
+    for peer in peers.iter().take(MOST_ROWS) {
+        text.push_str(&format!(
+            "{:<10}  {:<30}  {:<20}  {}\n",
+            peer["node_id"].as_u64().unwrap_or(0),
+            super::line(peer["endpoint"].as_str().unwrap_or_default()),
+            if peer["encrypted"] == true { "yes (AES-256-GCM)" } else { "no" },
+            if peer["authenticated"] == true { "yes (Ed25519)" } else { "no" },
+        ));
+    }
+    if peers.len() > MOST_ROWS {
+        text.push_str(&format!("… and {} more (all of them: pilotctl --json peers)\n", peers.len() - MOST_ROWS));
+    }
+    text
+}

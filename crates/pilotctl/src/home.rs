@@ -1,0 +1,184 @@
+//! The directory `~/.pilot`: configuration, PID file, log, and the settings that follow from them (06 §3, §10).
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use pilot_wire::json;
+use serde_json::{Map, Value};
+
+use crate::errors::CliError;
+use crate::printer::indented;
+
+/// Registry of a fresh installation. Loopback: nothing here points at a public server unasked.
+pub(crate) const DEFAULT_REGISTRY: &str = "127.0.0.1:9000";
+/// Beacon of a fresh installation.
+pub(crate) const DEFAULT_BEACON: &str = "127.0.0.1:9001";
+/// Largest configuration file that is read, in bytes. Real ones have a few hundred.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Where things are, and what the environment says.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+    socket_variable: Option<String>,
+    registry_variable: Option<String>,
+}
+
+impl Home {
+    /// The home directory and the variables `PILOT_SOCKET` and `PILOT_REGISTRY` of this process; empty is unset.
+    ///
+    /// # Errors
+    /// `internal` without `HOME`.
+    pub(crate) fn from_env() -> Result<Self, CliError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let home = variable("HOME")
+            .ok_or_else(|| CliError::internal("HOME is not set").hint("set HOME to the directory that holds .pilot"))?;
+        Ok(Self {
+            dir: Path::new(&home).join(".pilot"),
+            socket_variable: variable("PILOT_SOCKET"),
+            registry_variable: variable("PILOT_REGISTRY"),
+        })
+    }
+
+    /// The configuration file.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    /// The PID file of the daemon.
+    pub(crate) fn pid_path(&self) -> PathBuf {
+        self.dir.join("pilot.pid")
+    }
+
+    /// The log of the background daemon.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.join("pilot.log")
+    }
+
+    /// The identity `daemon start` uses unless told otherwise.
+    pub(crate) fn identity_path(&self) -> PathBuf {
+        self.dir.join("identity.key")
+    }
+
+    /// Makes the directory, for this user only.
+    ///
+    /// # Errors
+    /// `internal`, `create <dir>: …`.
+    pub(crate) fn create(&self) -> Result<(), CliError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .map_err(|error| CliError::internal(format!("create {}: {error}", self.dir.display())))
+    }
+
+    /// The configuration; empty when there is no file.
+    ///
+    /// # Errors
+    /// `internal` when the file cannot be read or is no JSON object. It is never taken for an empty one: the next
+    /// write would destroy it (06 §24.21).
+    pub(crate) fn load(&self) -> Result<Config, CliError> {
+        let path = self.config_path();
+        let text = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config(Map::new())),
+            Ok(metadata) if metadata.len() > MAX_CONFIG => Err("it is larger than 1 MiB".to_owned()),
+            Ok(_) | Err(_) => fs::read(&path).map_err(|error| error.to_string()),
+        };
+        let parsed = text.and_then(|text| match json::parse(&text) {
+            Ok(Value::Object(map)) => Ok(Config(map)),
+            Ok(_) => Err("it is not a JSON object".into()),
+            Err(why) => Err(why.to_string()),
+        });
+        parsed.map_err(|why| {
+            CliError::internal(format!("config file {}: {why}", path.display()))
+                .hint("repair the file, or move it away and run: pilotctl init")
+        })
+    }
+
+    /// Writes the configuration: into a new file that then takes the old one's place, readable by this user only,
+    /// because a webhook URL may hold a secret (06 §24.8, §24.21).
+    ///
+    /// # Errors
+    /// `internal`, `save config: …`.
+    pub(crate) fn save(&self, config: &Config) -> Result<(), CliError> {
+        self.create()?;
+        let path = self.config_path();
+        let text = format!("{}\n", indented(&Value::Object(config.0.clone())));
+        replace(&path, text.as_bytes()).map_err(|error| CliError::internal(format!("save config: {error}")))
+    }
+
+    /// The daemon's socket: `PILOT_SOCKET`, the configuration, the default.
+    ///
+    /// # Errors
+    /// As [`Home::load`], and for a value that is no text.
+    pub(crate) fn socket(&self) -> Result<String, CliError> {
+        match &self.socket_variable {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(self.load()?.text(self, "socket")?.unwrap_or_else(|| pilot::DEFAULT_SOCKET.into())),
+        }
+    }
+
+    /// The registry as `config` shows it: `PILOT_REGISTRY`, the configuration, the default.
+    ///
+    /// # Errors
+    /// As [`Home::socket`].
+    pub(crate) fn registry(&self, config: &Config) -> Result<String, CliError> {
+        match &self.registry_variable {
+            Some(registry) => Ok(registry.clone()),
+            None => Ok(config.text(self, "registry")?.unwrap_or_else(|| DEFAULT_REGISTRY.into())),
+        }
+    }
+
+    /// `PILOT_REGISTRY`.
+    pub(crate) fn registry_variable(&self) -> Option<&str> {
+        self.registry_variable.as_deref()
+    }
+}
+
+/// The contents of `config.json`: known keys and others, which are kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Config(pub(crate) Map<String, Value>);
+
+impl Config {
+    /// A text of the configuration; the empty text counts as absent.
+    ///
+    /// # Errors
+    /// `invalid_argument` when the value is something else.
+    pub(crate) fn text(&self, home: &Home, key: &str) -> Result<Option<String>, CliError> {
+        Ok(self.text_or_empty(home, key)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A text of the configuration, also when it is empty.
+    ///
+    /// # Errors
+    /// `invalid_argument` when the value is something else.
+    pub(crate) fn text_or_empty(&self, home: &Home, key: &str) -> Result<Option<String>, CliError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(CliError::argument(format!(
+                "config key \"{key}\" in {} must be a text, not {}",
+                home.config_path().display(),
+                json::to_string(other)
+            ))
+            .hint(format!("set it with: pilotctl config --set {key}=<value>"))),
+        }
+    }
+}
+
+/// Writes a file as a whole: synced under another name, then renamed.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("json.{}.tmp", std::process::id()));
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}

@@ -1,0 +1,192 @@
+//! The declaration of every command: help, usage errors, argument parsing and later man pages, completions and the
+//! machine-readable manifest come from it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::app::App;
+use crate::args::Args;
+use crate::commands;
+use crate::errors::Outcome;
+
+/// A command at work.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// One command.
+pub(crate) struct Command {
+    /// One word, or two for the members of a group (`daemon start`).
+    pub(crate) name: &'static str,
+    /// What may follow, in the order of the usage line.
+    pub(crate) args: &'static [Arg],
+    /// One line on what it does.
+    pub(crate) about: &'static str,
+    /// More for `--help`; examples.
+    pub(crate) details: &'static str,
+    /// Keys of the JSON result.
+    pub(crate) returns: &'static str,
+    /// Positional arguments are taken as they are, dashes included (06 §5: commands not marked F).
+    pub(crate) raw: bool,
+    /// What it does.
+    pub(crate) run: for<'a> fn(&'a App, &'a Args) -> Running<'a>,
+}
+
+/// One argument: its form on the usage line, and what it means.
+pub(crate) struct Arg {
+    form: &'static str,
+    /// What it means.
+    pub(crate) help: &'static str,
+}
+
+/// An argument, read from its form.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `<name>` or `[name]`.
+    Positional {
+        /// Whether it must be there.
+        required: bool,
+    },
+    /// `...`: the positional argument before it repeats.
+    Repeat,
+    /// `--name <value>`, `[--name <value>]` or `[--name]`.
+    Flag {
+        /// Without dashes.
+        name: &'static str,
+        /// How the value is called, when there is one.
+        value: Option<&'static str>,
+    },
+}
+
+impl Arg {
+    /// An argument in the form of the usage line: `<port>`, `[reason]`, `[--count <n>]`, `[--public]`.
+    pub(crate) const fn new(form: &'static str, help: &'static str) -> Self {
+        Self { form, help }
+    }
+
+    /// As on the usage line.
+    pub(crate) fn text(&self) -> &'static str {
+        self.form
+    }
+
+    /// The parts of the form.
+    pub(crate) fn form(&self) -> Form {
+        let inner = self.form.strip_prefix('[').and_then(|f| f.strip_suffix(']'));
+        let bare = inner.unwrap_or(self.form);
+        if bare == "..." {
+            return Form::Repeat;
+        }
+        match bare.strip_prefix("--") {
+            None => Form::Positional { required: inner.is_none() },
+            Some(flag) => match flag.split_once(' ') {
+                Some((name, value)) => Form::Flag { name, value: Some(value) },
+                None => Form::Flag { name: flag, value: None },
+            },
+        }
+    }
+}
+
+impl Command {
+    /// `usage: pilotctl <name> <args>`, the official usage error.
+    pub(crate) fn usage(&self) -> String {
+        let mut text = format!("usage: pilotctl {}", self.name);
+        for arg in self.args {
+            text.push(' ');
+            text.push_str(arg.text());
+        }
+        text
+    }
+}
+
+/// Commands under a headline of the usage text.
+pub(crate) struct Section {
+    /// The headline.
+    pub(crate) title: &'static str,
+    /// In the order of the usage text.
+    pub(crate) commands: &'static [&'static Command],
+}
+
+/// Every command there is.
+pub(crate) const SECTIONS: &[Section] = &[
+    Section { title: "See it work", commands: &[&commands::demo::COMMAND] },
+    Section { title: "Set up", commands: &[&commands::init::COMMAND, &commands::config::COMMAND] },
+    Section {
+        title: "Daemon",
+        commands: &[
+            &commands::daemon_start::COMMAND,
+            &commands::daemon_stop::COMMAND,
+            &commands::daemon_status::COMMAND,
+            &commands::info::COMMAND,
+        ],
+    },
+    Section { title: "Discovery", commands: &[&commands::find::COMMAND, &commands::set_hostname::COMMAND] },
+    Section {
+        title: "Trust",
+        commands: &[
+            &commands::handshake::COMMAND,
+            &commands::pending::COMMAND,
+            &commands::approve::COMMAND,
+            &commands::reject::COMMAND,
+            &commands::trust::COMMAND,
+            &commands::untrust::COMMAND,
+        ],
+    },
+    Section {
+        title: "Talk",
+        commands: &[&commands::connect::COMMAND, &commands::send::COMMAND, &commands::recv::COMMAND],
+    },
+    Section {
+        title: "Diagnose",
+        commands: &[&commands::peers::COMMAND, &commands::ping::COMMAND, &commands::bench::COMMAND],
+    },
+    Section { title: "About", commands: &[&commands::context::COMMAND, &commands::version::COMMAND] },
+];
+
+/// Every command, in the order of the usage text.
+pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
+    SECTIONS.iter().flat_map(|section| section.commands.iter().copied())
+}
+
+/// The command with this name.
+pub(crate) fn find(name: &str) -> Option<&'static Command> {
+    all().find(|command| command.name == name)
+}
+
+/// The second words of a group (`daemon`: `start`, `stop`, `status`); empty when there is no such group.
+pub(crate) fn members(group: &str) -> Vec<&'static str> {
+    all()
+        .filter_map(|command| command.name.split_once(' '))
+        .filter(|(g, _)| *g == group)
+        .map(|(_, name)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_say_what_an_argument_is() {
+        let form = |text| Arg::new(text, "").form();
+        assert_eq!(form("<port>"), Form::Positional { required: true });
+        assert_eq!(form("[reason]"), Form::Positional { required: false });
+        assert_eq!(form("..."), Form::Repeat);
+        assert_eq!(form("[--count <n>]"), Form::Flag { name: "count", value: Some("<n>") });
+        assert_eq!(form("--data <msg>"), Form::Flag { name: "data", value: Some("<msg>") });
+        assert_eq!(form("[--public]"), Form::Flag { name: "public", value: None });
+    }
+
+    #[test]
+    fn names_are_unique_and_every_argument_is_explained() {
+        let mut names: Vec<_> = all().map(|command| command.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for command in all() {
+            assert!(
+                !command.about.is_empty() && command.args.iter().all(|arg| !arg.help.is_empty()),
+                "{}",
+                command.name
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! JSON mode against the golden vectors: every byte of every line, except where a fix of the official tool's mistakes
+//! is meant, and that is listed here.
+
+#![allow(clippy::disallowed_methods)]
+
+mod support;
+
+use pilot_wire::json as pilot_json;
+use serde_json::Value;
+use support::{Place, argv, cases, changed, commands, february, here, serve};
+
+/// Keys that this tool adds to objects of the official one (the newest release's, and causes).
+const ADDED: &[&str] = &["time_ms", "shown", "complete", "cause"];
+
+/// Cases in which this tool means to differ: the official one guesses where the line holds a mistake (06 §24.34), and
+/// pipe mode changes what it was given (06 §24.14).
+const MISTAKES: &[(&str, &str)] = &[
+    ("send 1 7 --data", "--data needs a value"),
+    ("send 1 7 --data --timeout 2s", "--data needs a value"),
+    ("connect alice 7 --message --json", "--message needs a value"),
+];
+
+#[test]
+fn usage_and_no_daemon_errors_are_those_of_the_official_tool() {
+    let known = commands();
+    let place = Place::new();
+    let mut checked = 0;
+    for case in cases(include_str!("vectors/cli-json-errors.json")) {
+        let words = argv(&case, &place);
+        let first = words.get(1).map_or("", String::as_str);
+        if !known.contains(first) && first != "nosuch" && !first.is_empty() {
+            continue;
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let run = place.run(&words);
+        assert_eq!(i64::from(run.code), case["exit_code"].as_i64().unwrap(), "{words:?}");
+        assert_eq!(run.stdout, "", "{words:?}");
+        if let Some(expected) = case.get("stderr_json") {
+            assert_eq!(run.stderr, format!("{}\n", pilot_json::to_string(expected)), "{words:?}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= 35, "only {checked} cases");
+}
+
+/// Whether `got` is `expected`, in which `<…>` stands for any value of that kind.
+fn matches(got: &Value, expected: &Value, place: &Place) -> bool {
+    match (got, expected) {
+        (got, Value::String(text)) if text.starts_with('<') && !text.contains("_") => match text.as_str() {
+            "<int>" => got.is_u64() || got.is_i64(),
+            "<number>" => got.is_number(),
+            _ => got.is_string(),
+        },
+        (Value::String(got), Value::String(text)) => *got == here(text, place),
+        (Value::Array(got), Value::Array(expected)) => {
+            got.len() == expected.len() && got.iter().zip(expected).all(|(got, expected)| matches(got, expected, place))
+        }
+        (Value::Object(got), Value::Object(expected)) => {
+            expected.iter().all(|(key, value)| got.get(key).is_some_and(|got| matches(got, value, place)))
+                && got.keys().all(|key| expected.contains_key(key) || ADDED.contains(&key.as_str()))
+        }
+        (got, expected) => got == expected,
+    }
+}
+
+#[test]
+fn results_are_those_of_the_official_tool() {
+    let known = commands();
+    let mut checked = 0;
+    for case in cases(include_str!("vectors/cli-json-commands.json")) {
+        let name = case["name"].as_str().unwrap().to_owned();
+        let group = case["group"].as_str().unwrap();
+        let place = Place::new();
+        let words = argv(&case, &place);
+        let first = words.get(1).cloned().unwrap_or_default();
+        // Processes have tests of their own; messages from real peers, too.
+        let elsewhere = (first == "daemon" && group != "bootstrap")
+            || matches!(
+                name.as_str(),
+                "recv 3000 --count 2 --timeout 20s" | "recv partial then timeout" | "info (with connection)"
+            );
+        if !known.contains(&first) || elsewhere || !case["exit_code"].is_i64() {
+            continue;
+        }
+        let daemon = case["node"] != "n";
+        if daemon {
+            let name = name.clone();
+            serve(&place, february(move |request| changed(&name, request)));
+        }
+        prepare(&name, &place);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut variables = Vec::new();
+        if name.starts_with("config with PILOT_REGISTRY") {
+            variables.push(("PILOT_REGISTRY", "127.0.0.1:9000"));
+        }
+        if name == "config" {
+            variables.push(("PILOT_SOCKET", ""));
+        }
+        let piped = if name == "connect (pipe mode, empty stdin)" { Some("") } else { case["stdin"].as_str() };
+        let run = place.run_with(&words, &variables, piped.map(str::as_bytes));
+        if let Some((_, message)) = MISTAKES.iter().find(|(mistake, _)| *mistake == name) {
+            let error: Value = serde_json::from_str(&run.stderr).unwrap();
+            assert_eq!((error["code"].as_str(), error["message"].as_str()), (Some("invalid_argument"), Some(*message)));
+            checked += 1;
+            continue;
+        }
+        assert_eq!(i64::from(run.code), case["exit_code"].as_i64().unwrap(), "{name}: {}{}", run.stdout, run.stderr);
+        let (printed, silent, mut expected) = match case.get("stdout_json") {
+            Some(expected) => (&run.stdout, &run.stderr, expected.clone()),
+            None => (&run.stderr, &run.stdout, case["stderr_json"].clone()),
+        };
+        if name == "connect (pipe mode)" {
+            for key in ["sent", "response"] {
+                expected["data"][key] = "line1\nline2\n".into();
+            }
+        }
+        assert_eq!(silent, "", "{name}");
+        let got = pilot_json::parse(printed.as_bytes()).unwrap_or_else(|_| panic!("{name}: {printed:?}"));
+        assert!(matches(&got, &expected, &place), "{name}: {got} is not {expected}");
+        assert_eq!(*printed, format!("{}\n", pilot_json::to_string(&got)), "{name}");
+        checked += 1;
+    }
+    assert!(checked >= 60, "only {checked} cases");
+}
+
+/// Files that earlier cases of the recording have left.
+fn prepare(name: &str, place: &Place) {
+    let mut settings = vec!["registry=127.0.0.1:9000", "beacon=127.0.0.1:9001", "hostname=alice"];
+    match name {
+        "config after --set" => settings.push("foo=bar=baz"),
+        "config after init" => {}
+        _ => return,
+    }
+    for setting in settings {
+        assert_eq!(place.run(&["config", "--set", setting]).code, 0);
+    }
+}
+
+#[test]
+fn the_manifest_describes_the_commands_as_the_official_one_does() {
+    let file: Value = serde_json::from_str(include_str!("vectors/cli-context.json")).unwrap();
+    let place = Place::new();
+    let printed: Value = serde_json::from_str(&place.run(&["--json", "context"]).stdout).unwrap();
+    let (got, expected) = (&printed["data"], &file["data"]);
+    for key in ["version", "config_file"] {
+        assert_eq!(got[key], expected[key]);
+    }
+    for key in ["error_codes", "global_flags", "environment"] {
+        let keys = |value: &Value| value[key].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(got), keys(expected));
+    }
+    let mut checked = 0;
+    for (name, command) in expected["commands"].as_object().unwrap() {
+        let Some(ours) = got["commands"].get(name) else { continue };
+        // The official manifest leaves out that `handshake` takes an address, too.
+        let args =
+            here(&command["args"].to_string(), &place).replace("<node_id|hostname>", "<node_id|address|hostname>");
+        assert_eq!(ours["args"].to_string(), args, "{name}");
+        checked += 1;
+    }
+    assert!(checked >= 18, "only {checked} commands");
+}
