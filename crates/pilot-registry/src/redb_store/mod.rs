@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pilot_env::Lock;
 
 use self::queue::Engine;
 use crate::domain::{self, Proof, Register, Registration, Resolved};
@@ -27,8 +26,6 @@ pub const FORMAT: u64 = 1;
 #[derive(Clone)]
 pub struct RedbStore {
     engine: Arc<Engine>,
-    /// Keeps other processes away from the file.
-    _lock: Option<Arc<Lock>>,
 }
 
 #[async_trait]

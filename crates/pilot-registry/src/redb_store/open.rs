@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pilot_env::{Env, Lock, LockError};
+use pilot_env::{Env, Lock, LockError, RawFile};
 use redb::{Database, ReadableTable as _};
 
 use super::backend::FileBackend;
@@ -43,9 +43,9 @@ impl RedbStore {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|e| corrupt(here, e))?;
-        let engine = Engine::new(db);
+        let engine = Engine::new(db, None);
         initialise(&engine, now, import).map_err(|e| corrupt(here, e))?;
-        Ok(Self { engine: Arc::new(engine), _lock: None })
+        Ok(Self { engine: Arc::new(engine) })
     }
 
     /// Opens a store, creating it (with its directory) when there is none; `import` fills a new one. Blocks while it
@@ -65,12 +65,24 @@ impl RedbStore {
             create(env, path, now, import)?;
         }
         let file = env.fs().open(path).map_err(|e| io(path, e))?;
+        Self::open_locked(path, file, now, Some(lock))
+    }
+
+    /// Opens an existing store through a file that is open already; `path` is for messages. The caller keeps others away.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_file(path: &Path, file: Box<dyn RawFile>, now: u64) -> Result<Self, OpenError> {
+        Self::open_locked(path, file, now, None)
+    }
+
+    fn open_locked(path: &Path, file: Box<dyn RawFile>, now: u64, lock: Option<Lock>) -> Result<Self, OpenError> {
         check_beginning(path, &*file)?;
         let engine = guarded(path, || {
             let db = open_db(FileBackend(file))?;
-            check(path, Engine::new(db), now)
+            check(path, Engine::new(db, lock), now)
         })?;
-        Ok(Self { engine: Arc::new(engine), _lock: Some(Arc::new(lock)) })
+        Ok(Self { engine: Arc::new(engine) })
     }
 }
 
@@ -93,7 +105,7 @@ fn create(env: &Env, path: &Path, now: u64, import: Option<Snapshot>) -> Result<
         _ => {}
     }
     let file = env.fs().create_new(&unfinished, 0o600).map_err(|e| io(&unfinished, e))?;
-    let engine = Engine::new(open_db(FileBackend(file)).map_err(|e| corrupt(&unfinished, e))?);
+    let engine = Engine::new(open_db(FileBackend(file)).map_err(|e| corrupt(&unfinished, e))?, None);
     initialise(&engine, now, import).map_err(|e| corrupt(&unfinished, e))?;
     // Closes the file cleanly.
     drop(engine);
@@ -103,7 +115,7 @@ fn create(env: &Env, path: &Path, now: u64, import: Option<Snapshot>) -> Result<
 }
 
 /// Recognises what is certainly no store before the engine sees it.
-fn check_beginning(path: &Path, file: &dyn pilot_env::RawFile) -> Result<(), OpenError> {
+fn check_beginning(path: &Path, file: &dyn RawFile) -> Result<(), OpenError> {
     let mut first = [0u8; 64];
     let read = file.read_at(0, &mut first).map_err(|e| io(path, e))?;
     let first = &first[..read];

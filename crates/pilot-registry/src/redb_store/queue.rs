@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use pilot_env::Lock;
 use redb::Database;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
@@ -26,6 +27,8 @@ pub(super) struct Engine {
     pub(super) mirror: Mirror,
     queue: Mutex<Queue>,
     is_failed: AtomicBool,
+    /// Keeps other processes away from the file for as long as it is open. Dropped after the database, by its place here.
+    _lock: Option<Lock>,
 }
 
 #[derive(Default)]
@@ -35,8 +38,8 @@ struct Queue {
 }
 
 impl Engine {
-    pub(super) fn new(db: Database) -> Self {
-        Self { db, mirror: Mirror::default(), queue: Mutex::default(), is_failed: AtomicBool::new(false) }
+    pub(super) fn new(db: Database, lock: Option<Lock>) -> Self {
+        Self { db, mirror: Mirror::default(), queue: Mutex::default(), is_failed: AtomicBool::new(false), _lock: lock }
     }
 
     pub(super) fn is_healthy(&self) -> bool {
@@ -87,28 +90,37 @@ impl Engine {
     }
 
     /// Commits batch after batch until the queue is empty.
-    fn drain(&self) {
+    fn drain(self: Arc<Self>) {
         loop {
             let batch: Vec<Job> = {
                 let mut queue = self.queue.lock();
-                if queue.jobs.is_empty() {
-                    queue.is_running = false;
-                    return;
-                }
                 let count = queue.jobs.len().min(MAX_BATCH);
                 queue.jobs.drain(..count).collect()
             };
-            match catch_unwind(AssertUnwindSafe(|| self.run(batch))) {
-                Ok(Ok(completions)) => completions.into_iter().for_each(|done| done()),
+            let completions = match catch_unwind(AssertUnwindSafe(|| self.run(batch))) {
+                Ok(Ok(completions)) => completions,
                 Ok(Err(fault)) => {
                     self.is_failed.store(true, Ordering::Relaxed);
                     tracing::error!(%fault, "the registry's store failed to write; its answers are withheld");
+                    Vec::new()
                 }
                 Err(_) => {
                     self.is_failed.store(true, Ordering::Relaxed);
                     tracing::error!("a registry transaction panicked; it was given up");
+                    Vec::new()
                 }
+            };
+            let is_done = {
+                let mut queue = self.queue.lock();
+                queue.is_running = !queue.jobs.is_empty();
+                !queue.is_running
+            };
+            if is_done {
+                // Who has the last answer may close the store, and then it must be closed.
+                drop(self);
+                return completions.into_iter().for_each(|done| done());
             }
+            completions.into_iter().for_each(|done| done());
         }
     }
 
