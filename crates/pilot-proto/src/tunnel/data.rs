@@ -1,6 +1,6 @@
 //! Packets: sealing, opening, and the frames the tunnel makes itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pilot_wire::packet::{Flags, HEADER_LEN, Header, VERSION, protocol};
 use pilot_wire::tunnel::{Datagram, Nonce, SECURE_HEADER_LEN, SecureHeader, TAG_LEN};
@@ -26,6 +26,15 @@ enum Variants {
     One(Scheme),
     /// B first, then A, the same nonce (07 rule 3).
     Both,
+}
+
+/// What the window says of a frame that opened.
+struct Heard {
+    prefix: [u8; 4],
+    /// The prefix has opened frames before.
+    known_prefix: bool,
+    /// The counter is the highest of the prefix.
+    newest: bool,
 }
 
 fn associated(scheme: Scheme, node: &[u8; 4]) -> &[u8] {
@@ -241,9 +250,10 @@ impl Tunnel {
         if header.nonce.prefix == self.prefix {
             self.redraw_prefix();
         }
-        let known_prefix = self.windows.knows(header.nonce.prefix);
-        let newest = self.windows.record(header.nonce.prefix, header.nonce.counter, id);
-        self.opened(now, id, scheme, newest, known_prefix);
+        let prefix = header.nonce.prefix;
+        let known_prefix = self.windows.knows(prefix);
+        let newest = self.windows.record(prefix, header.nonce.counter, id);
+        self.opened(now, id, scheme, Heard { prefix, known_prefix, newest });
         frame[SECURE_HEADER_LEN..SECURE_HEADER_LEN + plain.len()].copy_from_slice(plain);
         Ok(newest)
     }
@@ -290,15 +300,15 @@ impl Tunnel {
         None
     }
 
-    /// A frame has opened and passed every check. `newest` and `known_prefix` are what its window said of it.
-    fn opened(&mut self, now: Instant, id: u32, scheme: Scheme, newest: bool, known_prefix: bool) {
+    /// A frame has opened and passed every check.
+    fn opened(&mut self, now: Instant, id: u32, scheme: Scheme, heard: Heard) {
         self.stats.opened += 1;
         self.last_opened = Some(now);
         self.last_session = Some(id);
         self.unsure_since = None;
         self.unreadable.reset();
         // H7: one of ours speaks B. It doubles a probe of a new key, and the second copy may overtake the first.
-        let overtaken = scheme == Scheme::A && known_prefix && self.greeting.peer.is_some();
+        let overtaken = scheme == Scheme::A && heard.known_prefix && self.greeting.peer.is_some();
         if self.scheme != SchemeState::Known(scheme) && !overtaken {
             self.scheme = SchemeState::Known(scheme);
             self.event(TunnelEvent::Scheme(scheme));
@@ -308,27 +318,34 @@ impl Tunnel {
         let first = session.confirmed.is_none();
         session.confirmed.get_or_insert(now);
         session.last = Some(now);
+        session.prefix = Some(heard.prefix);
         let (own, identity, rank) = (session.own, session.identity, session.rank);
         let switch = match self.keys.current() {
             None => true,
             Some(current) if current.id == id => first,
             Some(current) if current.confirmed.is_none() => true,
-            // A frame that others of its prefix have overtaken says nothing about what the peer uses now (T6). An older pair
-            // that goes on opening while ours is not answered is what it really uses.
+            // A frame that others of its prefix have overtaken says nothing about what the peer uses now (T6). Where the two
+            // sides hold different pairs for the newest, the leader's choice counts (T5). An older pair that goes on
+            // opening while ours is not answered is what the peer really uses.
             Some(current) => {
-                let quiet = current.last.is_none_or(|at| now.saturating_duration_since(at) >= limits::QUIET_KEY);
-                newest && (rank > current.rank || quiet && self.in_doubt())
+                let silent = current.last.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+                let behind = self.behind_since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                let comparable = current.prefix == Some(heard.prefix);
+                let follow = comparable && !self.keys.leads() && behind >= limits::FOLLOW;
+                let deaf = silent >= limits::QUIET_KEY && self.in_doubt();
+                heard.newest && (rank > current.rank || follow || deaf)
             }
         };
         if switch {
-            self.switch(now, id, known_prefix, identity.is_some());
-        } else if newest && self.keys.current != Some(id) {
+            self.switch(now, id, heard.known_prefix, identity.is_some());
+        } else if heard.newest && self.keys.current != Some(id) {
             self.lagging(now, id);
         }
         if self.probing.as_ref().is_some_and(|p| p.session == id) {
             self.probing = None;
         }
         if self.keys.current == Some(id) {
+            self.behind_since = None;
             self.awaiting = None;
             self.suspicion = self.suspicion.take().filter(|s| s.strict);
             if self.exchange.as_ref().is_some_and(|e| e.ends_with(own)) {
@@ -342,6 +359,7 @@ impl Tunnel {
 
     /// The peer uses an older pair than we do: it is kept as long as that lasts, and the peer is shown the newer one (T7).
     fn lagging(&mut self, now: Instant, id: u32) {
+        self.behind_since.get_or_insert(now);
         if let Some(expires) = self.keys.session_mut(id).and_then(|s| s.expires.as_mut()) {
             *expires = (*expires).max(now + limits::GRACE);
         }
@@ -350,7 +368,7 @@ impl Tunnel {
             && rested
         {
             self.shown = Some(now);
-            self.probe_session(now, current, KeySend::Current, 1);
+            self.probe_session(now, current, KeySend::Current, limits::SHOW_PROBES);
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Tunnel {
     replay_event: Option<Instant>,
     /// When the peer was last shown a newer pair than the one it uses.
     shown: Option<Instant>,
+    /// Since when it has used nothing but older pairs.
+    behind_since: Option<Instant>,
     outgoing: VecDeque<Outgoing>,
     events: VecDeque<TunnelEvent>,
     stats: TunnelStats,
@@ -124,12 +126,13 @@ impl Tunnel {
         let mut prefix = [0; 4];
         rng.fill_bytes(&mut prefix);
         let counter = local.counter_start;
+        let own_first = local.node < peer;
         Self {
             local,
             cfg: Arc::clone(cfg),
             peer,
             rng,
-            keys: Keys::default(),
+            keys: Keys::new(own_first),
             windows: Windows::default(),
             prefix,
             counter,
@@ -152,6 +155,7 @@ impl Tunnel {
             last_session: None,
             replay_event: None,
             shown: None,
+            behind_since: None,
             outgoing: VecDeque::new(),
             events: VecDeque::new(),
             stats: TunnelStats::default(),

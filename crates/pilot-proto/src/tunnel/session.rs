@@ -53,7 +53,12 @@ pub(super) struct Session {
     pub(super) expires: Option<Instant>,
     /// When the last frame opened.
     pub(super) last: Option<Instant>,
-    /// Which of two pairs the peer chose later: the one with the later key of the peer, then with our later key.
+    /// Prefix of the last frame that opened.
+    pub(super) prefix: Option<[u8; 4]>,
+    /// Order of arrival of the peer's key.
+    peer_serial: u32,
+    /// Which of two pairs is the newer one. Where each side brought a newer key of its own, that of the node with the
+    /// smaller id decides, so that both sides order the same pairs the same way (rule T5).
     pub(super) rank: (u32, u32),
 }
 
@@ -88,6 +93,8 @@ pub(super) struct Keys {
     pub(super) sessions: Vec<Session>,
     /// Id of the session that seals.
     pub(super) current: Option<u32>,
+    /// Whether our node id is the smaller one.
+    own_first: bool,
     retired: Vec<[u8; 32]>,
     next_own: u32,
     next_peer: u32,
@@ -110,6 +117,10 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
+    pub(super) fn new(own_first: bool) -> Self {
+        Self { own_first, ..Self::default() }
+    }
+
     pub(super) fn current(&self) -> Option<&Session> {
         let id = self.current?;
         self.sessions.iter().find(|s| s.id == id)
@@ -126,6 +137,11 @@ impl Keys {
     /// Whether the current session has opened a frame.
     pub(super) fn confirmed(&self) -> bool {
         self.current().is_some_and(|s| s.confirmed.is_some())
+    }
+
+    /// Whether we lead: of two pairs both sides hold, the node with the smaller id says which is used (rule T5).
+    pub(super) fn leads(&self) -> bool {
+        self.own_first
     }
 
     /// Whether an exchange with this key would bring back one that was replaced.
@@ -166,7 +182,7 @@ impl Keys {
         for s in self.sessions.iter().rev() {
             if !peers.iter().any(|p| p.key == s.peer) {
                 let expires = s.expires.filter(|_| Some(s.peer) != in_use);
-                peers.push(PeerKey { key: s.peer, identity: s.identity, expires, serial: s.rank.0 });
+                peers.push(PeerKey { key: s.peer, identity: s.identity, expires, serial: s.peer_serial });
             }
         }
         for peer in peers {
@@ -234,7 +250,9 @@ impl Keys {
             opened: 0,
             expires: peer.expires,
             last: None,
-            rank: (peer.serial, own),
+            prefix: None,
+            peer_serial: peer.serial,
+            rank: if self.own_first { (own, peer.serial) } else { (peer.serial, own) },
         });
         Ok(())
     }
@@ -255,6 +273,9 @@ impl Keys {
                 }
             } else if s.peer == peer {
                 s.expires = None;
+            } else if s.id != id {
+                let until = now + limits::CANDIDATE_LIFE;
+                s.expires = Some(s.expires.map_or(until, |at| at.min(until)));
             }
         }
         if self.retired.len() > limits::MAX_RETIRED {

@@ -81,6 +81,11 @@ pub mod limits {
     pub const HINT_TRUST: Duration = Duration::from_secs(2);
     /// How long an old key still opens frames after its successor took over. 1.18.0 waits 3 s (07 §16 item 4).
     pub const GRACE: Duration = Duration::from_secs(10);
+    /// The node with the larger id goes back to an older pair after the other has used nothing else for this long, although
+    /// it was shown the newer one.
+    pub const FOLLOW: Duration = Duration::from_secs(1);
+    /// Probes that show a lagging peer the newer pair; they last longer than [`FOLLOW`].
+    pub const SHOW_PROBES: u8 = 4;
     /// A sealing key under which nothing has opened for this long yields to another one that does open frames.
     pub const QUIET_KEY: Duration = Duration::from_secs(3);
     /// How long a key of the peer that never opened a frame is kept.

@@ -122,7 +122,7 @@ fn two_of_ours_survive_anything_the_network_does() {
     for seed in seeds(400) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut cfg = TunnelConfig::default();
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             cfg.rekey_after = Duration::from_secs(rng.random_range(3..30));
         }
         let mut net = Net::with(seed, cfg);
