@@ -1,7 +1,5 @@
 //! Two ends on a wire with virtual time, and one end against a script.
 
-#![allow(dead_code)]
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,7 +85,8 @@ impl End {
     }
 }
 
-type Fault = Box<dyn FnMut(usize, &Seen) -> bool>;
+/// Says of a packet of end `i` whether it is to be lost.
+pub(super) type Fault = Box<dyn FnMut(usize, &Seen) -> bool>;
 
 /// Two ends and the wire between them.
 pub(super) struct Pair {
@@ -228,15 +227,6 @@ impl Scripted {
         let first = s.take();
         assert_eq!(first.len(), 1);
         assert_eq!((first[0].flags, first[0].seq, first[0].ack), (Flags::SYN | Flags::ACK, OUR_ISN, 1));
-        s
-    }
-
-    /// We have dialled the peer, which answered from sequence number 0.
-    pub(super) fn dialled(profile: PeerProfile, cfg: StreamConfig) -> Self {
-        let mut s = Self::dialling(profile, cfg);
-        s.give(Flags::SYN | Flags::ACK, 0, OUR_ISN + 1, 512, b"");
-        let third = s.take();
-        assert_eq!((third[0].flags, third[0].seq, third[0].ack), (Flags::ACK, OUR_ISN + 1, 1));
         s
     }
 

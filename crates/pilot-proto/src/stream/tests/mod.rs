@@ -2,3 +2,6 @@
 
 mod basics;
 mod harness;
+mod official;
+mod regressions;
+mod vectors;
