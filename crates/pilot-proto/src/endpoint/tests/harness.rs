@@ -1,4 +1,3 @@
-#![allow(dead_code, reason = "rooms of tests are added one by one")]
 //! A network of endpoints: latency, blocked ways, a directory, a beacon; the clock moves only when nothing is left to do.
 
 use std::cmp::Reverse;

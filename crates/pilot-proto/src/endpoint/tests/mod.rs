@@ -3,6 +3,7 @@
 mod attacks;
 mod basics;
 mod harness;
+mod old;
 mod paths;
 mod peers_of_old;
 mod reach;
