@@ -374,7 +374,6 @@ impl Tunnel {
 
     /// Seals under another session from now on, for a frame has opened under it.
     fn switch(&mut self, now: Instant, id: u32, known_prefix: bool, authenticated: bool) {
-        let before = self.keys.current().filter(|s| s.confirmed.is_some() && s.id != id).map(|s| s.peer);
         self.keys.promote(now, id);
         self.generation += 1;
         self.proved = Some(now);
@@ -385,10 +384,11 @@ impl Tunnel {
         } else {
             self.event(TunnelEvent::Rekeyed { generation });
         }
+        // Ours keep their prefix over a rekey, official daemons their key over a new prefix: where both are new, another life
+        // of the peer has begun (rule H6).
         let peer = self.keys.current().map(|s| s.peer);
-        // Ours keep their prefix over a rekey: another one with another key is another life of the peer (rule H6).
-        if authenticated && (before.is_none() || (before != peer && !known_prefix)) {
-            self.greet(now);
+        if authenticated && (self.greeting.key.is_none() || !known_prefix && self.greeting.key != peer) {
+            self.greet(now, peer);
         }
     }
 

@@ -14,6 +14,8 @@ use crate::crypto::Scheme;
 pub(super) struct Greeting {
     /// What the peer said.
     pub(super) peer: Option<Hello>,
+    /// The peer's X25519 key this life began with.
+    pub(super) key: Option<[u8; 32]>,
     sent: usize,
     pub(super) next: Option<Instant>,
     answers: u8,
@@ -22,8 +24,8 @@ pub(super) struct Greeting {
 
 impl Tunnel {
     /// The first frame of a new life of the peer has opened (H3).
-    pub(super) fn greet(&mut self, now: Instant) {
-        let before = std::mem::take(&mut self.greeting);
+    pub(super) fn greet(&mut self, now: Instant, key: Option<[u8; 32]>) {
+        let before = std::mem::replace(&mut self.greeting, Greeting { key, ..Greeting::default() });
         if before.peer.is_some() {
             self.event(TunnelEvent::HelloLost);
         }

@@ -511,3 +511,41 @@ fn a_used_up_key_is_replaced_and_never_overrun() {
     }
     assert_eq!(sealed_frames, 400);
 }
+
+#[test]
+fn a_release_silenced_by_a_forged_counter_is_noticed_although_it_goes_on_talking() {
+    // W4 at the other end: the peer records counters before it opens frames.
+    for version in [Version::Feb, Version::V172] {
+        let mut net = Net::with_official(16, version);
+        assert!(net.talks(3000));
+        let mut forged = net.frames(A, b"PILS").pop().unwrap();
+        forged[12..20].copy_from_slice(&u64::MAX.to_be_bytes());
+        net.attack(B, Path::Direct, &forged);
+        let begin = net.delivered(B).len();
+        let mut waited = 0;
+        while net.delivered(B).len() == begin {
+            net.send(A, 700_000 + waited);
+            net.send(B, 800_000 + waited);
+            net.run_ms(100);
+            waited += 1;
+            assert!(waited < 250, "{version:?} stays deaf");
+        }
+        assert!(net.talks(500));
+    }
+}
+
+#[test]
+fn an_official_peer_whose_key_a_replayed_exchange_of_ours_put_back_is_won_back() {
+    // D5 at the other end.
+    for version in [Version::Feb, Version::V172, Version::V118] {
+        let mut net = Net::with_official(17, version);
+        assert!(net.talks(3000));
+        let old = net.frames(A, b"PILA")[0].clone();
+        net.restart(A);
+        traffic(&mut net, 60, |_| {});
+        assert!(net.talks(500), "{version:?}");
+        net.attack(B, Path::Direct, &old);
+        traffic(&mut net, 250, |_| {});
+        assert!(net.talks(500), "{version:?}");
+    }
+}

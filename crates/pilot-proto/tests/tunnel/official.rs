@@ -171,13 +171,13 @@ impl Official {
 
     /// Counter only, as every release judges it.
     fn window(s: &mut Session, c: u64) -> bool {
-        if c + 256 <= s.max || s.seen.contains(&c) {
+        if s.max.saturating_sub(c) >= 256 || s.seen.contains(&c) {
             return false;
         }
         s.max = s.max.max(c);
         s.seen.push(c);
         let max = s.max;
-        s.seen.retain(|x| x + 256 > max);
+        s.seen.retain(|x| max - x < 256);
         true
     }
 
