@@ -1,1 +1,32 @@
-//! See `ARCHITECTURE.md`.
+//! The Pilot node: the runtime around the protocol core, as a library. The program `pilot-daemon` is [`daemon::main`].
+//!
+//! ```text
+//! engine     the core behind one lock, one UDP socket, one timer; streams and listeners
+//! directory  the registry connection
+//! trust      who trusts whom: port 444, the relay, the gate, the file
+//! node       all of it joined, and the life at the registry
+//! local      the socket through which programs on this host use the daemon
+//! store      what is kept on disk
+//! daemon     the program: flags, logs, signals
+//! ```
+
+pub mod config;
+pub mod daemon;
+mod directory;
+mod engine;
+mod error;
+mod local;
+mod node;
+mod store;
+mod texts;
+mod trust;
+
+pub use config::NodeConfig;
+pub use directory::DirectoryError;
+pub use engine::{DialFailed, NodeListener, NodeStream};
+pub use error::NodeError;
+pub use node::{Node, SHUTDOWN_DEADLINE};
+pub use trust::{TrustFailed, TrustService};
+
+/// Version of this program, as registry and peers see it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,93 @@
+//! What a node is told at start.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_env::tls::Fingerprint;
+use pilot_proto::endpoint::{Encryption, Limits};
+use pilot_proto::stream::StreamConfig;
+use pilot_proto::trust::Approval;
+use pilot_services::Service;
+
+/// Registry on this host: no built-in default points at anybody else's.
+pub const DEFAULT_REGISTRY: &str = "127.0.0.1:9000";
+/// Beacon on this host.
+pub const DEFAULT_BEACON: &str = "127.0.0.1:9001";
+/// Where local programs find the daemon unless told otherwise (03 §1).
+pub const DEFAULT_SOCKET: &str = "/tmp/pilot.sock";
+/// Time between heartbeats (02 §24).
+pub const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Settings of a [`Node`](crate::Node).
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Registry, `host:port`. Default [`DEFAULT_REGISTRY`].
+    pub registry: String,
+    /// Certificate to pin when the registry speaks TLS; `None` is plain TCP (default).
+    pub registry_fingerprint: Option<Fingerprint>,
+    /// Beacon, `host:port`; `None` turns discovery, punching and relay off. Default [`DEFAULT_BEACON`].
+    pub beacon: Option<String>,
+    /// Address of the tunnel socket. Default `[::]:0`: any port, IPv6 and IPv4.
+    pub listen: SocketAddr,
+    /// Local socket, or `None` for a node without one (a library user needs none). Default `None`.
+    pub socket: Option<PathBuf>,
+    /// Fixed public `host:port` to register instead of what the beacon sees. Default `None`.
+    pub endpoint: Option<String>,
+    /// Whether packets may travel in clear. Default: never.
+    pub encrypt: Encryption,
+    /// Whether peers of the February wire are spoken to. Default true.
+    pub allow_scheme_a: bool,
+    /// Identity file; its directory also holds trust and what is remembered of peers. `None`: a new identity every
+    /// start, nothing remembered. Default `None`.
+    pub identity: Option<PathBuf>,
+    /// Owner text or e-mail, told to the registry. Default empty.
+    pub owner: String,
+    /// Hostname to claim, or empty. Default empty.
+    pub hostname: String,
+    /// Whether everybody may learn the endpoint from the registry. Default false.
+    pub public: bool,
+    /// Time between heartbeats. Default [`DEFAULT_KEEPALIVE`].
+    pub keepalive: Duration,
+    /// Ports open to everybody, trusted or not. 444 always is. Default none.
+    pub public_ports: Vec<u16>,
+    /// Which trust requests are approved without a person. Default: mutual ones only.
+    pub approval: Approval,
+    /// Program that decides about trust requests when `approval.hook` is set: it is run with the environment variables
+    /// `PILOT_NODE_ID`, `PILOT_ADDRESS`, `PILOT_PUBLIC_KEY` and `PILOT_JUSTIFICATION`; exit status 0 within 30 s approves,
+    /// anything else leaves the request waiting.
+    pub approval_hook: Option<PathBuf>,
+    /// Services offered on their ports. Default [`pilot_services::builtin`].
+    pub services: Vec<Arc<dyn Service>>,
+    /// Stream behaviour.
+    pub stream: StreamConfig,
+    /// Sizes of tables.
+    pub limits: Limits,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            registry: DEFAULT_REGISTRY.to_owned(),
+            registry_fingerprint: None,
+            beacon: Some(DEFAULT_BEACON.to_owned()),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+            socket: None,
+            endpoint: None,
+            encrypt: Encryption::default(),
+            allow_scheme_a: true,
+            identity: None,
+            owner: String::new(),
+            hostname: String::new(),
+            public: false,
+            keepalive: DEFAULT_KEEPALIVE,
+            public_ports: Vec::new(),
+            approval: Approval::default(),
+            approval_hook: None,
+            services: pilot_services::builtin(),
+            stream: StreamConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}

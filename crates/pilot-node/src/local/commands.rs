@@ -1,0 +1,286 @@
+//! What each command of the local socket does (03 §6 to §10, 07 §12).
+//!
+//! Quick commands are done at once, on the reader's task. Those that wait for the registry or a peer run beside it, so
+//! that a client's streams flow on meanwhile; [`super::replies`] keeps the order of the answers.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_proto::endpoint::ConnId;
+use pilot_wire::SocketAddress;
+use pilot_wire::ipc::{Answer, HandshakeCommand, MAX_HANDSHAKE_WAIT_MS, MAX_TAGS, Request, RequestError, op, text};
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientPort, MAX_CONNS};
+use super::replies::Ticket;
+use super::{pump, texts};
+use crate::node::Shared;
+
+/// One client's commands.
+pub(super) struct Commands {
+    node: Arc<Shared>,
+    client: Arc<Client>,
+}
+
+impl Commands {
+    pub(super) fn new(node: Arc<Shared>, client: Arc<Client>) -> Self {
+        Self { node, client }
+    }
+
+    /// Does what one frame says. Bytes to send are left in the core; the caller pumps after the last frame.
+    pub(super) fn handle(&self, body: &[u8]) {
+        let request = match Request::parse(body) {
+            Ok(request) => request,
+            Err(RequestError::Empty) => return,
+            Err(error) => {
+                let opcode = body.first().copied().unwrap_or_default();
+                let why = error.to_string();
+                return self.client.update(|state| match opcode {
+                    op::SEND | op::SEND_TO => state.late_error(&why),
+                    _ => {
+                        let ticket = state.replies.expect(opcode);
+                        state.fail(ticket, &why);
+                    }
+                });
+            }
+        };
+        match request {
+            Request::Send { conn, data } => self.send(conn, data),
+            Request::SendTo { to, data } => self.send_to(to, data),
+            Request::Cancel => pump::cancel_dials(&self.node.engine, &self.client),
+            other => self.with_answer(other),
+        }
+    }
+
+    fn send(&self, conn: u32, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        if let Err(why) = pump::send(&self.node.engine, &self.client, ConnId(conn), data) {
+            self.client.update(|state| state.late_error(&why));
+        }
+    }
+
+    fn send_to(&self, to: SocketAddress, data: &[u8]) {
+        // Receivers drop empty datagrams, so nobody misses one that was not sent (02 §21).
+        if data.is_empty() && !to.addr.is_broadcast() {
+            return;
+        }
+        if let Err(why) = self.datagram(to, data) {
+            self.client.update(|state| state.late_error(&why));
+        }
+    }
+
+    /// Sends a datagram from the client's own source port, so that the answer comes back to this client.
+    fn datagram(&self, to: SocketAddress, data: &[u8]) -> Result<(), String> {
+        let start = self.node.env.random_u64() as u16;
+        self.node.engine.with_unsent(|core, now| {
+            let known = self.client.0.lock().datagram_port;
+            let port = match known {
+                Some(port) => port,
+                None => {
+                    let owner = Arc::new(ClientPort(self.client.clone()));
+                    let port = core.bind_datagrams(start, owner).ok_or("sendto: no free source port")?;
+                    self.client.0.lock().datagram_port = Some(port);
+                    port
+                }
+            };
+            core.endpoint.send_datagram(now, port, to, data).map_err(|e| texts::datagram_error(&e))
+        })
+    }
+
+    fn expect(&self, opcode: u8) -> Ticket {
+        self.client.0.lock().replies.expect(opcode)
+    }
+
+    fn answer(&self, ticket: Ticket, answer: Result<Answer<'_>, String>) {
+        self.client.update(|state| match answer {
+            Ok(answer) => state.reply(ticket, &answer),
+            Err(why) => state.fail(ticket, &why),
+        });
+    }
+
+    fn with_answer(&self, request: Request<'_>) {
+        let opcode = request.opcode();
+        let ticket = self.expect(opcode);
+        let node = self.node.clone();
+        match request {
+            Request::Bind { port } => self.bind(ticket, port),
+            Request::Unbind { port } => self.unbind(ticket, port),
+            Request::Dial { remote } => self.dial(ticket, remote),
+            Request::Close { conn } => {
+                pump::close(&node.engine, &self.client, ConnId(conn));
+                self.answer(ticket, Ok(Answer::CloseOk { conn }));
+            }
+            Request::SendToConfirm { to, data } => {
+                let sent = self.datagram(to, data);
+                self.answer(ticket, sent.map(|()| Answer::SendToConfirmOk));
+            }
+            Request::Info => self.json(ticket, op::INFO_OK, &node.info()),
+            Request::Health => self.json(ticket, op::HEALTH_OK, &node.health()),
+            Request::PreferDirect { node: peer } => self.json(ticket, op::PREFER_DIRECT_OK, &node.prefer_direct(peer)),
+            Request::Handshake(command) => self.handshake(ticket, command),
+            Request::ResolveHostname { hostname } => {
+                let call = async move { node.directory.resolve_hostname(&hostname).await };
+                self.registry(ticket, op::RESOLVE_HOSTNAME_OK, "resolve_hostname", call);
+            }
+            Request::SetHostname { hostname } => {
+                self.registry(
+                    ticket,
+                    op::SET_HOSTNAME_OK,
+                    "set_hostname",
+                    async move { node.set_hostname(hostname).await },
+                );
+            }
+            Request::SetVisibility { public } => {
+                self.registry(ticket, op::SET_VISIBILITY_OK, "set_visibility", async move {
+                    node.set_visibility(public).await
+                });
+            }
+            Request::Deregister => {
+                self.registry(
+                    ticket,
+                    op::DEREGISTER_OK,
+                    "deregister",
+                    async move { node.directory.deregister().await },
+                );
+            }
+            Request::SetTags { tags } if tags.len() > MAX_TAGS => {
+                self.answer(ticket, Err(text::TOO_MANY_TAGS.to_owned()));
+            }
+            Request::SetTags { tags } => {
+                self.registry(ticket, op::SET_TAGS_OK, "set_tags", async move { node.set_tags(tags).await });
+            }
+            Request::SetTaskExec { enabled } => {
+                self.registry(ticket, op::SET_TASK_EXEC_OK, "set_task_exec", async move {
+                    node.directory.set_task_exec(enabled).await
+                });
+            }
+            // No webhook is ever active, so that disabling it is done is true.
+            Request::SetWebhook { url } if url.is_empty() => {
+                self.json(ticket, op::SET_WEBHOOK_OK, &json!({ "webhook": "" }));
+            }
+            Request::SetWebhook { .. } => {
+                self.answer(ticket, Err("set_webhook: this daemon does not send webhooks".to_owned()));
+            }
+            _ => self.answer(ticket, Err(text::unknown_command(opcode))),
+        }
+    }
+
+    fn json(&self, ticket: Ticket, opcode: u8, value: &Value) {
+        self.client.update(|state| state.reply_json(ticket, opcode, value));
+    }
+
+    /// Answers later with the JSON object that `call` gives, or with the command's name and the error.
+    fn registry<E: std::fmt::Display>(
+        &self,
+        ticket: Ticket,
+        opcode: u8,
+        command: &'static str,
+        call: impl Future<Output = Result<Value, E>> + Send + 'static,
+    ) {
+        let client = self.client.clone();
+        self.node.spawn(async move {
+            let result = call.await;
+            client.update(|state| match result {
+                Ok(value) => state.reply_json(ticket, opcode, &value),
+                Err(why) => state.fail(ticket, &format!("{command}: {why}")),
+            });
+        });
+    }
+
+    fn bind(&self, ticket: Ticket, port: u16) {
+        let owner = Arc::new(ClientPort(self.client.clone()));
+        self.node.engine.with_unsent(|core, _| {
+            let bound = core.bind(port, owner);
+            // Answered while the core is locked: no Accept of the port can come before.
+            let mut state = self.client.0.lock();
+            match bound {
+                Ok(()) => {
+                    state.ports.insert(port);
+                    state.reply(ticket, &Answer::BindOk { port });
+                }
+                Err(error) => state.fail(ticket, &error.to_string()),
+            }
+        });
+        self.client.update(|_| ());
+    }
+
+    fn unbind(&self, ticket: Ticket, port: u16) {
+        let owned = self.client.0.lock().ports.remove(&port);
+        if owned {
+            self.node.engine.with_unsent(|core, now| core.unbind(now, port));
+        }
+        let answer = if owned { Ok(Answer::UnbindOk { port }) } else { Err(text::UNBIND_NOT_OWNED.to_owned()) };
+        self.answer(ticket, answer);
+    }
+
+    fn dial(&self, ticket: Ticket, remote: SocketAddress) {
+        if self.client.0.lock().conns.len() >= MAX_CONNS {
+            let why = format!("dial: this client has too many connections (limit {MAX_CONNS})");
+            return self.answer(ticket, Err(why));
+        }
+        let started = self.node.engine.with_unsent(|core, now| {
+            let id = core.endpoint.connect(now, remote)?;
+            self.client.dialing(id, ticket);
+            core.own(id, self.client.clone());
+            Ok(())
+        });
+        if let Err(error) = started {
+            self.answer(ticket, Err(texts::connect_error(&error)));
+        }
+    }
+
+    fn handshake(&self, ticket: Ticket, command: HandshakeCommand) {
+        let node = self.node.clone();
+        let client = self.client.clone();
+        let done = |peer: u32, status: &str| json!({ "node_id": peer, "status": status });
+        match command {
+            HandshakeCommand::Pending => {
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake pending", async move {
+                    node.trust.refresh().await;
+                    Ok::<_, String>(json!({ "pending": node.trust.pending() }))
+                });
+            }
+            HandshakeCommand::Trusted => {
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake trusted", async move {
+                    node.trust.refresh().await;
+                    Ok::<_, String>(json!({ "trusted": node.trust.trusted() }))
+                });
+            }
+            HandshakeCommand::Request { node: peer, justification } => {
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake request", async move {
+                    node.trust.request(peer, justification).await.map(|()| done(peer, "sent"))
+                });
+            }
+            HandshakeCommand::Approve { node: peer } => {
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake approve", async move {
+                    node.trust.approve(peer).await.map(|()| done(peer, "approved"))
+                });
+            }
+            HandshakeCommand::Reject { node: peer, reason } => {
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake reject", async move {
+                    node.trust.reject(peer, reason).await.map(|()| done(peer, "rejected"))
+                });
+            }
+            HandshakeCommand::Revoke { node: peer } => {
+                self.node.spawn(async move {
+                    let known = node.trust.revoke(peer).await;
+                    client.update(|state| match known {
+                        Ok(true) => state.reply_json(ticket, op::HANDSHAKE_OK, &done(peer, "revoked")),
+                        Ok(false) => state.fail(ticket, &text::was_not_trusted(peer)),
+                        Err(why) => state.fail(ticket, &format!("handshake revoke: {why}")),
+                    });
+                });
+            }
+            HandshakeCommand::Wait { node: peer, millis } => {
+                let limit = Duration::from_millis(u64::from(millis.min(MAX_HANDSHAKE_WAIT_MS)));
+                self.registry(ticket, op::HANDSHAKE_OK, "handshake wait", async move {
+                    let trusted = node.trust.wait(peer, limit).await;
+                    Ok::<_, String>(json!({ "node_id": peer, "trusted": trusted }))
+                });
+            }
+        }
+    }
+}

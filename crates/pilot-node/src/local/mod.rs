@@ -1,0 +1,148 @@
+//! The local server: the door through which programs on this host use the daemon (specification 03, 07 §12).
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `client` | what is kept of one client, all of it bounded |
+//! | `replies` | the order of answers without request ids |
+//! | `commands` | what each command does |
+//! | `pump` | the way between the protocol core and a client's socket |
+//! | `texts` | error texts |
+
+mod client;
+mod commands;
+mod pump;
+mod replies;
+mod texts;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pilot_env::{UnixListener, UnixStream};
+use pilot_wire::SocketAddress;
+use pilot_wire::frame::FrameDecoder;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::engine::{ConnOwner, Incoming, PortOwner, Wakers};
+use crate::node::Shared;
+use client::Client;
+use commands::Commands;
+
+/// Programs connected at once (07 §12). A further one is disconnected at once.
+const MAX_CLIENTS: usize = 1024;
+/// Bytes read from a client at once.
+const READ_SIZE: usize = 256 * 1024;
+/// Pause after a failed accept (out of descriptors, say), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The programs connected now.
+#[derive(Default)]
+pub(crate) struct Clients(Mutex<Vec<Arc<Client>>>);
+
+impl Clients {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Tells every client's tasks to finish what they have to say and end.
+    pub(crate) fn dismiss(&self) {
+        let clients = self.0.lock().clone();
+        for client in clients {
+            client.update(|state| state.gone = true);
+        }
+    }
+}
+
+/// A datagram for a port that nobody bound goes to every client, as it always did: `pilotctl listen` of the official
+/// releases and their SDKs bind nothing and filter (06 §6.5). A bound port's datagrams go to its owner alone.
+impl PortOwner for Clients {
+    fn accepted(&self, _incoming: &Incoming, _wakers: &mut Wakers) -> Option<Arc<dyn ConnOwner>> {
+        None
+    }
+
+    fn datagram(&self, src: SocketAddress, dst_port: u16, data: &[u8], wakers: &mut Wakers) {
+        for client in self.0.lock().iter() {
+            client.datagram(src, dst_port, data, wakers);
+        }
+    }
+}
+
+/// Serves clients until the task is aborted.
+pub(crate) async fn serve(node: Arc<Shared>, listener: UnixListener) {
+    let own = node.env.user_id();
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a local client");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let uid = stream.peer().uid;
+        // Root can read the daemon's memory anyway; anybody else has no business here.
+        if uid != own && uid != 0 {
+            tracing::warn!(uid, "refused a local client of another user");
+            continue;
+        }
+        if node.clients.len() >= MAX_CLIENTS {
+            tracing::warn!(limit = MAX_CLIENTS, "refused a local client: too many are connected");
+            continue;
+        }
+        let client = Arc::new(Client::default());
+        node.clients.0.lock().push(client.clone());
+        let serving = serve_client(node.clone(), client, stream);
+        node.spawn(serving);
+    }
+}
+
+async fn serve_client(node: Arc<Shared>, client: Arc<Client>, stream: UnixStream) {
+    let (read, write) = tokio::io::split(stream);
+    let reader = read_commands(&node, &client, read);
+    let writer = pump::run(&node.engine, &client, write);
+    tokio::select! {
+        () = reader => {}
+        _ = writer => {}
+    }
+    node.clients.0.lock().retain(|other| !Arc::ptr_eq(other, &client));
+    pump::depart(node.engine.clone(), client).await;
+}
+
+/// Reads and does what a client says, until it leaves or breaks the framing.
+async fn read_commands(node: &Arc<Shared>, client: &Arc<Client>, mut socket: impl AsyncRead + Unpin) {
+    let commands = Commands::new(node.clone(), client.clone());
+    let mut decoder = FrameDecoder::default();
+    loop {
+        poll_fn(|cx| {
+            let mut state = client.0.lock();
+            if state.accepts_input() {
+                return Poll::Ready(());
+            }
+            state.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        let buffer = decoder.buffer();
+        buffer.reserve(READ_SIZE);
+        match socket.read_buf(buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(body)) => commands.handle(body),
+                Ok(None) => break,
+                // Nothing behind it can be read; the client is dropped without a word (03 §1).
+                Err(error) => {
+                    tracing::debug!(%error, "dropped a local client");
+                    node.engine.pump();
+                    return;
+                }
+            }
+        }
+        node.engine.pump();
+    }
+}

@@ -1,0 +1,231 @@
+//! The status objects of the local socket: the keys of February and of the newest official release together, so that
+//! scripts written for either keep working (03 §8, 07 §12), and ours.
+
+use pilot_proto::crypto::Scheme;
+use pilot_proto::endpoint::{ConnInfo, Encryption, EndpointInfo, PeerInfo};
+use pilot_proto::stream::State;
+use pilot_proto::tunnel::SchemeState;
+use pilot_wire::json as wire_json;
+use serde_json::{Map, Value, json};
+
+use super::Shared;
+
+/// Features of the newest release that this daemon has too (07 §12).
+const FEATURES: [&str; 4] = ["reply_window", "dial_awaits_key", "key_request", "dgram_confirm"];
+/// Room for the lists in an answer of at most 1 MiB; what does not fit is left out and said so.
+const LISTS_LEN: usize = 960 * 1024;
+
+fn counted(state: State) -> bool {
+    matches!(state, State::Established | State::SynSent | State::SynReceived)
+}
+
+impl Shared {
+    /// The Info object.
+    pub(crate) fn info(&self) -> Value {
+        let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
+        let mut object = self.common(&snapshot);
+        let status = self.status.lock().clone();
+        let endpoint = match (&self.config.endpoint, status.observed) {
+            (Some(fixed), _) => fixed.clone(),
+            (None, Some(observed)) => observed.to_string(),
+            (None, None) => self.engine.local_addr().to_string(),
+        };
+        let networks: Value = if status.networks.is_empty() { Value::Null } else { json!(status.networks) };
+        let (peers, peers_cut) = list(snapshot.peers.iter().map(peer_json), LISTS_LEN / 2);
+        let (conns, conns_cut) = list(snapshot.conns.iter().map(conn_json), LISTS_LEN / 2);
+        let registered = *self.registered.borrow();
+        let more = json!({
+            "node_id": self.node(),
+            "address": self.address().to_string(),
+            "hostname": status.hostname,
+            "uptime_secs": self.uptime(),
+            "ports": snapshot.ports.len(),
+            "encrypt": self.config.encrypt != Encryption::Off,
+            "identity": self.store.is_persistent(),
+            "public_key": self.identity.public_key_base64(),
+            "owner": self.config.owner,
+            "email": self.config.owner,
+            "pkts_sent": snapshot.counters.pkts_sent,
+            "pkts_recv": snapshot.counters.pkts_recv,
+            "peer_list": peers,
+            "conn_list": conns,
+            "endpoint": endpoint,
+            "version": crate::VERSION,
+            "networks": networks,
+            "transport": "udp",
+            "motd": "",
+            "features": FEATURES,
+            "tunnel_encryption_success": snapshot.peers.iter().filter(|peer| peer.authenticated).count(),
+            "tunnel_encryption_failure": snapshot.counters.unreadable,
+            "public": status.public,
+            "registered": registered,
+            "registry": self.config.registry,
+            "registry_error": status.registry_error,
+            "public_ports": snapshot.public_ports,
+            "clients": self.clients.len(),
+            "counters": counters_json(&snapshot, self.engine.send_errors()),
+        });
+        if let Value::Object(more) = more {
+            object.extend(more);
+        }
+        if peers_cut {
+            object.insert("peer_list_truncated".to_owned(), Value::Bool(true));
+        }
+        if conns_cut {
+            object.insert("conn_list_truncated".to_owned(), Value::Bool(true));
+        }
+        Value::Object(object)
+    }
+
+    /// The Health object (07 §12).
+    pub(crate) fn health(&self) -> Value {
+        let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
+        let mut object = self.common(&snapshot);
+        let registered = *self.registered.borrow();
+        object.insert("status".to_owned(), json!(if registered { "ok" } else { "degraded" }));
+        object.insert("uptime_seconds".to_owned(), json!(self.uptime()));
+        Value::Object(object)
+    }
+
+    /// Asks for a direct path to a peer and says what there was (07 §12).
+    pub(crate) fn prefer_direct(&self, node: u32) -> Value {
+        let before = self.engine.look(|core, now| {
+            let info = core.endpoint.info(now);
+            info.peers.into_iter().find(|peer| peer.node == node)
+        });
+        self.engine.with(|core, now| core.endpoint.prefer_direct(now, node));
+        let had_tunnel = before.as_ref().is_some_and(|peer| peer.encrypted);
+        let relay = before.is_some_and(|peer| peer.relay);
+        json!({
+            "node_id": node,
+            "had_tunnel": had_tunnel,
+            "was_relay_active": relay,
+            "was_relay_pinned": false,
+            "pila_pushed": true,
+            "resolve_error": "",
+        })
+    }
+
+    fn uptime(&self) -> u64 {
+        self.env.now().saturating_duration_since(self.started).as_secs()
+    }
+
+    /// What Info and Health share.
+    fn common(&self, snapshot: &EndpointInfo) -> Map<String, Value> {
+        let peers = |test: fn(&PeerInfo) -> bool| snapshot.peers.iter().filter(|peer| test(peer)).count();
+        let drops = self.engine.look(|core, _| core.accept_drops);
+        let object = json!({
+            "connections": snapshot.conns.iter().filter(|conn| counted(conn.state)).count(),
+            "peers": snapshot.peers.len(),
+            "encrypted_peers": peers(|peer| peer.encrypted),
+            "authenticated_peers": peers(|peer| peer.authenticated),
+            "relay_peer_count": peers(|peer| peer.relay),
+            "bytes_sent": snapshot.counters.bytes_sent,
+            "bytes_recv": snapshot.counters.bytes_recv,
+            "beacon_addr": snapshot.beacon.map(|addr| addr.to_string()).unwrap_or_default(),
+            "handshake_pending_count": self.trust.pending_count(),
+            "accept_queue_drops": drops,
+            "webhook_circuit_skips": 0,
+            "webhook_queue_dropped": 0,
+        });
+        match object {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// As many elements as fit `room` bytes of JSON, and whether some were left out.
+fn list(elements: impl Iterator<Item = Value>, room: usize) -> (Value, bool) {
+    let mut used = 0;
+    let mut kept = Vec::new();
+    for element in elements {
+        used += wire_json::to_vec(&element).len() + 1;
+        if used > room {
+            return (Value::Array(kept), true);
+        }
+        kept.push(element);
+    }
+    (Value::Array(kept), false)
+}
+
+fn scheme_text(scheme: SchemeState) -> &'static str {
+    match scheme.scheme() {
+        None => "unknown",
+        Some(Scheme::A) => "A",
+        Some(Scheme::B) => "B",
+    }
+}
+
+fn peer_json(peer: &PeerInfo) -> Value {
+    json!({
+        "node_id": peer.node,
+        "endpoint": peer.endpoint.map(|addr| addr.to_string()).unwrap_or_default(),
+        "encrypted": peer.encrypted,
+        "authenticated": peer.authenticated,
+        "relay": peer.relay,
+        "path": if peer.relay { "relay" } else if peer.endpoint.is_some() { "direct" } else { "none" },
+        "trusted": peer.trusted,
+        "scheme": scheme_text(peer.scheme),
+        "generation": peer.generation,
+        "last_opened_ms_ago": peer.last_opened.map(|ago| ago.as_millis() as u64),
+        "rtt_us": peer.rtt.map(|rtt| rtt.as_micros() as u64),
+        "datagram_limit": peer.datagram_limit,
+        "connections": peer.connections,
+    })
+}
+
+fn conn_json(conn: &ConnInfo) -> Value {
+    let s = &conn.stats;
+    json!({
+        "id": conn.id.0,
+        "local_port": conn.local.port,
+        "remote_addr": conn.remote.addr.to_string(),
+        "remote_port": conn.remote.port,
+        "state": conn.state.name(),
+        "cong_win": s.cong_win,
+        "ssthresh": s.ssthresh,
+        "in_flight": s.in_flight,
+        "srtt_ms": s.srtt_ms,
+        "rttvar_ms": s.rttvar_ms,
+        "srtt_us": s.srtt_us,
+        "unacked": s.unacked,
+        "ooo_buf": s.ooo_buf,
+        "peer_recv_win": s.peer_recv_win,
+        "recv_win": s.recv_win,
+        "in_recovery": s.in_recovery,
+        "bytes_sent": s.bytes_sent,
+        "bytes_recv": s.bytes_recv,
+        "segs_sent": s.segs_sent,
+        "segs_recv": s.segs_recv,
+        "retransmits": s.retransmits,
+        "fast_retx": s.fast_retx,
+        "sack_recv": s.sack_recv,
+        "sack_sent": s.sack_sent,
+        "dup_acks": s.dup_acks,
+        "send_queue": s.send_queue,
+        "recv_queue": s.recv_queue,
+    })
+}
+
+fn counters_json(snapshot: &EndpointInfo, send_errors: u64) -> Value {
+    let c = &snapshot.counters;
+    json!({
+        "malformed": c.malformed,
+        "foreign_beacon": c.foreign_beacon,
+        "unreadable": c.unreadable,
+        "no_session": c.no_session,
+        "plaintext_dropped": c.plaintext_dropped,
+        "misaddressed": c.misaddressed,
+        "exchange_failed": c.exchange_failed,
+        "exchange_limited": c.exchange_limited,
+        "refused": c.refused,
+        "syn_limited": c.syn_limited,
+        "stray_segments": c.stray_segments,
+        "datagrams_in": c.datagrams_in,
+        "datagrams_out": c.datagrams_out,
+        "events_dropped": c.events_dropped,
+        "punches_sent": c.punches_sent,
+        "send_errors": send_errors,
+    })
+}

@@ -1,0 +1,394 @@
+//! A running node: identity, engine, registry session, trust, services and the local server, joined.
+
+mod info;
+mod notices;
+mod session;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pilot_env::Env;
+use pilot_env::tls::TlsConnector;
+use pilot_proto::endpoint::{BindError, EndpointConfig};
+use pilot_proto::identity::Identity;
+use pilot_services::{Context, Service};
+use pilot_wire::{Address, SocketAddress};
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::NodeConfig;
+use crate::directory::{Directory, DirectoryError, Target};
+use crate::engine::{DialFailed, Engine, NodeListener, NodeStream};
+use crate::error::NodeError;
+use crate::local::{self, Clients};
+use crate::store::{Memory, Store};
+use crate::trust::TrustService;
+
+/// Mode of the local socket: this user only (03 §1).
+const SOCKET_MODE: u32 = 0o600;
+/// How long [`Node::start`] waits for the first registration. A node whose registry is down starts all the same.
+const FIRST_REGISTRATION: Duration = Duration::from_secs(5);
+/// Default deadline of [`Node::shutdown`].
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+/// Streams one built-in service serves at once. Further ones are reset.
+const SERVICE_STREAMS: usize = 1024;
+/// How often the memory of peers is written, if it changed.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What local programs may change while the node runs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    pub(crate) hostname: String,
+    pub(crate) public: bool,
+    /// Tags set through this node, to be set again after the registry forgot them.
+    pub(crate) tags: Option<Vec<String>>,
+    /// Networks other than 0 that we are a member of.
+    pub(crate) networks: Vec<u16>,
+    /// Where the beacon sees the tunnel socket.
+    pub(crate) observed: Option<SocketAddr>,
+    /// The endpoint told to the registry last.
+    pub(crate) registered_as: String,
+    /// Why the last registration failed, or empty.
+    pub(crate) registry_error: String,
+}
+
+/// All parts of one node. Everything in it may be used from any task.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) config: NodeConfig,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) directory: Directory,
+    pub(crate) trust: TrustService,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) memory: Mutex<Memory>,
+    pub(crate) status: Mutex<Status>,
+    /// Raised when the endpoint to register has changed.
+    pub(crate) endpoint_changed: Notify,
+    /// Raised when the registry should be polled for relayed trust messages.
+    pub(crate) polling: Notify,
+    /// Until when it is polled often.
+    pub(crate) expecting_until: Mutex<Option<Instant>>,
+    /// Our id: 0 until it is known.
+    pub(crate) node_id: watch::Sender<u32>,
+    /// Whether the registry has us, as far as we know.
+    pub(crate) registered: watch::Sender<bool>,
+    pub(crate) started: Instant,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    /// Runs a task until it is done or the node stops.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
+    /// Our id, 0 before the first registration.
+    pub(crate) fn node(&self) -> u32 {
+        *self.node_id.borrow()
+    }
+
+    /// Our address.
+    pub(crate) fn address(&self) -> Address {
+        Address::backbone(self.node())
+    }
+
+    /// Claims a hostname at the registry and remembers it.
+    pub(crate) async fn set_hostname(&self, hostname: String) -> Result<Value, DirectoryError> {
+        let answer = self.directory.set_hostname(&hostname).await?;
+        self.status.lock().hostname = hostname;
+        Ok(answer)
+    }
+
+    /// Changes who may learn our endpoint, and remembers it.
+    pub(crate) async fn set_visibility(&self, public: bool) -> Result<Value, DirectoryError> {
+        let answer = self.directory.set_visibility(public).await?;
+        self.status.lock().public = public;
+        Ok(answer)
+    }
+
+    /// Replaces the tags, and remembers them.
+    pub(crate) async fn set_tags(&self, tags: Vec<String>) -> Result<Value, DirectoryError> {
+        let answer = self.directory.set_tags(tags.clone()).await?;
+        self.status.lock().tags = Some(tags);
+        Ok(answer)
+    }
+}
+
+/// A node of the Pilot network.
+///
+/// ```no_run
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// use pilot_node::{Node, NodeConfig};
+/// let node = Node::start(pilot_env::Env::real(), NodeConfig::default()).await?;
+/// let listener = node.listen(2000)?;
+/// let mut stream = listener.accept().await;
+/// tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await?;
+/// node.shutdown(std::time::Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    /// Starts a node. It waits a few seconds for the first registration, and starts without one when the registry is
+    /// down: it then keeps trying, and serves peers it knows meanwhile.
+    ///
+    /// # Errors
+    /// [`NodeError`] names what is wrong and the remedy. Nothing is left running.
+    pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
+        config.stream.validate()?;
+        let (store, identity) = Store::open(&env, config.identity.as_deref())?;
+        let store = Arc::new(store);
+        let memory = store.load_memory();
+        let socket = env.bind_udp(config.listen).map_err(|source| NodeError::Listen { addr: config.listen, source })?;
+        let endpoint = EndpointConfig {
+            node: memory.node,
+            encrypt: config.encrypt,
+            allow_scheme_a: config.allow_scheme_a,
+            public_ports: config.public_ports.clone(),
+            stream: config.stream.clone(),
+            limits: config.limits,
+            ..EndpointConfig::new(identity.clone(), env.seed(), env.unix().as_secs())
+        };
+        let tls = match config.registry_fingerprint {
+            Some(pin) => Some(TlsConnector::pinned(pin).map_err(|e| NodeError::Config(format!("TLS: {e}")))?),
+            None => None,
+        };
+        let target = Target { address: config.registry.clone(), tls };
+        let (engine, notices) = Engine::new(env.clone(), socket, endpoint);
+        let (directory, link) = Directory::start(env.clone(), target, identity.clone());
+        directory.set_node(memory.node);
+        let trust = TrustService::load(&env, &store, &config, &identity, memory.node)?;
+        let started = env.now();
+        let status = Status { hostname: config.hostname.clone(), public: config.public, ..Status::default() };
+        let shared = Arc::new(Shared {
+            node_id: watch::Sender::new(memory.node),
+            registered: watch::Sender::new(false),
+            env,
+            config,
+            identity,
+            engine,
+            directory,
+            trust,
+            clients: Arc::new(Clients::default()),
+            store,
+            memory: Mutex::new(memory),
+            status: Mutex::new(status),
+            endpoint_changed: Notify::new(),
+            polling: Notify::new(),
+            expecting_until: Mutex::new(None),
+            started,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let node = Self { shared };
+        match node.open(link, notices).await {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                node.shared.stop.cancel();
+                node.shared.tasks.close();
+                node.shared.tasks.wait().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens every door and starts every task.
+    async fn open(
+        &self,
+        link: impl Future<Output = ()> + Send + 'static,
+        notices: tokio::sync::mpsc::Receiver<pilot_proto::endpoint::Event>,
+    ) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        let local = match &shared.config.socket {
+            Some(path) => Some(
+                shared
+                    .env
+                    .unix_listen(path, SOCKET_MODE)
+                    .map_err(|source| NodeError::LocalSocket { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
+        for service in &shared.config.services {
+            self.serve(service.clone())?;
+        }
+        shared.trust.start(shared)?;
+        let clients = shared.clients.clone();
+        shared.engine.with(|core, _| core.set_strays(Some(clients)));
+        shared.spawn(link);
+        shared.spawn(shared.engine.clone().drive());
+        shared.spawn(notices::run(shared.clone(), notices));
+        shared.spawn(session::run(shared.clone()));
+        shared.spawn(session::poll(shared.clone()));
+        shared.spawn(remember(shared.clone()));
+        let mut registered = shared.registered.subscribe();
+        let first = async {
+            // The sender lives in `shared`, so this cannot fail.
+            let _ = registered.wait_for(|yes| *yes).await;
+        };
+        let given_up = session::first_failure(shared);
+        tokio::select! {
+            () = first => {}
+            () = given_up => {}
+            () = shared.env.sleep(FIRST_REGISTRATION) => {}
+        }
+        if let Some(listener) = local {
+            shared.spawn(local::serve(shared.clone(), listener));
+        }
+        Ok(())
+    }
+
+    /// Offers a service on its port for as long as the node runs.
+    ///
+    /// # Errors
+    /// [`NodeError::Service`] when its port is taken.
+    pub fn serve(&self, service: Arc<dyn Service>) -> Result<(), NodeError> {
+        let listener =
+            self.listen(service.port()).map_err(|source| NodeError::Service { service: service.name(), source })?;
+        let shared = self.shared.clone();
+        let limit = Arc::new(tokio::sync::Semaphore::new(SERVICE_STREAMS));
+        let serving = async move {
+            loop {
+                let mut stream = listener.accept().await;
+                let Ok(permit) = limit.clone().try_acquire_owned() else {
+                    tracing::warn!(service = service.name(), limit = SERVICE_STREAMS, "too many streams; reset one");
+                    stream.reset();
+                    continue;
+                };
+                let env = shared.env.clone();
+                let context = Context { remote: stream.remote_addr(), unix: Arc::new(move || env.unix()) };
+                let serving = service.serve(Box::new(stream), context);
+                let name = service.name();
+                shared.spawn(async move {
+                    if let Err(error) = serving.await {
+                        tracing::debug!(service = name, %error, "a stream ended early");
+                    }
+                    drop(permit);
+                });
+            }
+        };
+        self.shared.spawn(serving);
+        Ok(())
+    }
+
+    /// Our address; node 0 until the registry has given one.
+    pub fn address(&self) -> Address {
+        self.shared.address()
+    }
+
+    /// Our Ed25519 key.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.shared.identity.public_key()
+    }
+
+    /// Waits until the registry has given an address, and returns it.
+    pub async fn registered(&self) -> Address {
+        let mut registered = self.shared.registered.subscribe();
+        let _ = registered.wait_for(|yes| *yes).await;
+        self.address()
+    }
+
+    /// The address of the tunnel socket.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.engine.local_addr()
+    }
+
+    /// Opens a stream to a port of a peer.
+    ///
+    /// # Errors
+    /// [`DialFailed`] says what was tried, with a stable code and a hint.
+    pub async fn dial(&self, remote: SocketAddress) -> Result<NodeStream, DialFailed> {
+        self.shared.engine.dial(remote)?.await
+    }
+
+    /// Accepts streams on a port.
+    ///
+    /// # Errors
+    /// [`BindError`] when the port is taken.
+    pub fn listen(&self, port: u16) -> Result<NodeListener, BindError> {
+        self.shared.engine.listen(port)
+    }
+
+    /// Trust operations.
+    pub fn trust(&self) -> &TrustService {
+        &self.shared.trust
+    }
+
+    /// The status object: the keys of every official release together (03 §8, 07 §12).
+    pub fn info(&self) -> Value {
+        self.shared.info()
+    }
+
+    /// Claims or (empty) gives up a hostname.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn set_hostname(&self, hostname: &str) -> Result<Value, DirectoryError> {
+        self.shared.set_hostname(hostname.to_owned()).await
+    }
+
+    /// Lets everybody learn our endpoint from the registry, or only those who trust us.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn set_visibility(&self, public: bool) -> Result<Value, DirectoryError> {
+        self.shared.set_visibility(public).await
+    }
+
+    /// Ends everything in an orderly way: streams get their end, clients their CloseOK, the registry a farewell. Returns
+    /// after at most `deadline` and a little.
+    pub async fn shutdown(self, deadline: Duration) {
+        let shared = &self.shared;
+        let farewell = async {
+            let deregister = async {
+                if *shared.registered.borrow()
+                    && let Err(error) = shared.directory.deregister().await
+                {
+                    tracing::debug!(%error, "could not deregister");
+                }
+            };
+            let streams = session::drain_streams(shared);
+            tokio::join!(deregister, streams);
+        };
+        if tokio::time::timeout(deadline, farewell).await.is_err() {
+            tracing::warn!("shutdown deadline passed; what was still under way was cut off");
+        }
+        shared.clients.dismiss();
+        // A moment for the last frames to reach the clients.
+        let dismissed = async {
+            while shared.clients.len() > 0 {
+                shared.env.sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(500), dismissed).await;
+        shared.stop.cancel();
+        shared.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), shared.tasks.wait()).await;
+        let shared = self.shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.store.save_memory(&shared.memory)).await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// Writes the memory of peers now and then.
+async fn remember(shared: Arc<Shared>) {
+    loop {
+        shared.env.sleep(MEMORY_INTERVAL).await;
+        let writer = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || writer.store.save_memory(&writer.memory)).await;
+    }
+}

@@ -1,0 +1,236 @@
+//! What a node keeps on disk, in the directory of its identity file:
+//!
+//! | File | Content |
+//! |---|---|
+//! | the identity file | the key; formats of every official release (01 §21) |
+//! | `trust.json` | trusted nodes and waiting requests (05 §3.7) |
+//! | `node-state.json` | own id and peers last seen: a memory that lets the node serve known peers while the registry is down |
+//! | `node.lock` | held while the node runs, so that no two nodes share a key |
+//!
+//! What is in a file that cannot be read is never overwritten; only the memory is replaced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pilot_env::fs::parent;
+use pilot_env::{Env, Lock, LockError};
+use pilot_proto::identity::Identity;
+use pilot_wire::base64;
+use serde_json::{Value, json};
+
+use crate::error::NodeError;
+
+/// An identity file has 175 bytes; a larger one is something else.
+const MAX_IDENTITY: u64 = 64 * 1024;
+/// Largest trust file: the limits of 05 §3 leave it far below.
+const MAX_TRUST: u64 = 64 << 20;
+/// Peers remembered. The one seen longest ago goes first.
+const MAX_PEERS: usize = 4096;
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+/// The directory of one node, locked.
+pub(crate) struct Store {
+    env: Env,
+    dir: Option<PathBuf>,
+    _lock: Option<Lock>,
+}
+
+impl Store {
+    /// Locks the directory of the identity file and loads the identity, or makes one.
+    pub(crate) fn open(env: &Env, identity: Option<&Path>) -> Result<(Self, Arc<Identity>), NodeError> {
+        let Some(path) = identity else {
+            let store = Self { env: env.clone(), dir: None, _lock: None };
+            return Ok((store, Arc::new(Identity::from_seed(env.seed()))));
+        };
+        let dir = parent(path).to_owned();
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::File { path, source }
+        };
+        env.fs().create_dir_all(&dir, DIR_MODE).map_err(file_error(&dir))?;
+        let lock_path = dir.join("node.lock");
+        let lock = env.fs().lock(&lock_path).map_err(|e| match e {
+            LockError::Held { pid } => NodeError::DirectoryLocked { dir: dir.clone(), pid },
+            LockError::Io(source) => NodeError::File { path: lock_path.clone(), source },
+        })?;
+        let identity = match env.fs().read_limited(path, MAX_IDENTITY) {
+            Ok(text) => Identity::from_file_text(&text)
+                .map_err(|source| NodeError::Identity { path: path.to_owned(), source })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let identity = Identity::from_seed(env.seed());
+                let text = identity.to_file_text();
+                env.fs().write_atomic(path, text.as_bytes(), FILE_MODE).map_err(file_error(path))?;
+                tracing::info!(path = %path.display(), "made a new identity");
+                identity
+            }
+            Err(source) => return Err(file_error(path)(source)),
+        };
+        Ok((Self { env: env.clone(), dir: Some(dir), _lock: Some(lock) }, Arc::new(identity)))
+    }
+
+    /// Whether anything is kept.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    /// Where trust is kept.
+    pub(crate) fn trust_path(&self) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.join("trust.json"))
+    }
+
+    /// The trust file, if there is one.
+    pub(crate) fn load_trust(&self) -> Result<Option<Vec<u8>>, NodeError> {
+        let Some(path) = self.trust_path() else { return Ok(None) };
+        match self.env.fs().read_limited(&path, MAX_TRUST) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(NodeError::File { path, source }),
+        }
+    }
+
+    /// Replaces the trust file; it is on disk when this returns.
+    pub(crate) fn save_trust(&self, content: &[u8]) -> io::Result<()> {
+        match self.trust_path() {
+            Some(path) => self.env.fs().write_atomic(&path, content, FILE_MODE),
+            None => Ok(()),
+        }
+    }
+
+    fn memory_path(&self) -> Option<PathBuf> {
+        self.dir.as_ref().map(|dir| dir.join("node-state.json"))
+    }
+
+    /// What was remembered; nothing when there is nothing or it cannot be read.
+    pub(crate) fn load_memory(&self) -> Memory {
+        let Some(path) = self.memory_path() else { return Memory::default() };
+        let text = match self.env.fs().read_limited(&path, MAX_TRUST) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Memory::default(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot read what was remembered of peers");
+                return Memory::default();
+            }
+        };
+        match serde_json::from_slice(&text) {
+            Ok(value) => Memory::from_json(&value),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "forgot what was remembered of peers: not JSON");
+                Memory::default()
+            }
+        }
+    }
+
+    /// Writes the memory if it changed since the last time.
+    pub(crate) fn save_memory(&self, memory: &Mutex<Memory>) {
+        let Some(path) = self.memory_path() else { return };
+        let text = {
+            let mut memory = memory.lock();
+            if !std::mem::take(&mut memory.changed) {
+                return;
+            }
+            memory.to_json().to_string()
+        };
+        if let Err(error) = self.env.fs().write_atomic(&path, text.as_bytes(), FILE_MODE) {
+            tracing::warn!(path = %path.display(), %error, "cannot remember peers");
+        }
+    }
+}
+
+/// What is remembered of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownPeer {
+    /// Its registered Ed25519 key.
+    pub(crate) key: Option<[u8; 32]>,
+    /// Whether its registration names a version.
+    pub(crate) version_known: bool,
+    /// Where it was.
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// Unix seconds of the last change.
+    pub(crate) seen: u64,
+}
+
+/// Own id and peers, as last told by the registry.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Our id under this identity; 0 when never registered.
+    pub(crate) node: u32,
+    peers: BTreeMap<u32, KnownPeer>,
+    changed: bool,
+}
+
+impl Memory {
+    /// Notes our own id.
+    pub(crate) fn set_node(&mut self, node: u32) {
+        self.changed |= self.node != node;
+        self.node = node;
+    }
+
+    /// What is remembered of a peer.
+    pub(crate) fn peer(&self, node: u32) -> Option<&KnownPeer> {
+        self.peers.get(&node)
+    }
+
+    /// Notes something about a peer.
+    pub(crate) fn note(&mut self, node: u32, unix: u64, change: impl FnOnce(&mut KnownPeer)) {
+        let empty = KnownPeer { key: None, version_known: false, endpoints: Vec::new(), seen: 0 };
+        let peer = self.peers.entry(node).or_insert(empty);
+        let before = peer.clone();
+        change(peer);
+        if *peer != before {
+            peer.seen = unix;
+            self.changed = true;
+        }
+        if self.peers.len() > MAX_PEERS
+            && let Some(oldest) = self.peers.iter().min_by_key(|(_, peer)| peer.seen).map(|(node, _)| *node)
+        {
+            self.peers.remove(&oldest);
+        }
+    }
+
+    /// Forgets a peer (its trust was ended).
+    pub(crate) fn forget(&mut self, node: u32) {
+        self.changed |= self.peers.remove(&node).is_some();
+    }
+
+    fn to_json(&self) -> Value {
+        let peers: Vec<Value> = self
+            .peers
+            .iter()
+            .map(|(node, peer)| {
+                let endpoints: Vec<String> = peer.endpoints.iter().map(SocketAddr::to_string).collect();
+                json!({
+                    "node_id": node,
+                    "public_key": peer.key.map(|key| base64::encode(&key)).unwrap_or_default(),
+                    "version_known": peer.version_known,
+                    "endpoints": endpoints,
+                    "seen": peer.seen,
+                })
+            })
+            .collect();
+        json!({ "version": 1, "node_id": self.node, "peers": peers })
+    }
+
+    /// Reads leniently: it is a memory, and what does not fit is not remembered.
+    fn from_json(value: &Value) -> Self {
+        let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let node = |value: &Value| u32::try_from(number(value, "node_id")).unwrap_or(0);
+        let peer = |value: &Value| {
+            let text = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+            let list = value.get("endpoints").and_then(Value::as_array);
+            KnownPeer {
+                key: value.get("public_key").and_then(Value::as_str).and_then(base64::decode_array),
+                version_known: value.get("version_known").and_then(Value::as_bool).unwrap_or(false),
+                endpoints: list.map(|list| list.iter().filter_map(text).collect()).unwrap_or_default(),
+                seen: number(value, "seen"),
+            }
+        };
+        let peers = value.get("peers").and_then(Value::as_array);
+        let peers = peers.into_iter().flatten().map(|value| (node(value), peer(value))).filter(|(node, _)| *node != 0);
+        Self { node: node(value), peers: peers.take(MAX_PEERS).collect(), changed: false }
+    }
+}

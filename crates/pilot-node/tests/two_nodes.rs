@@ -1,0 +1,131 @@
+//! Two nodes in one process: find each other, trust each other, talk, and part.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Net, befriend, patient, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_trust_each_other_exchange_data_both_ways() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    assert_ne!(a.id(), 0);
+    assert_ne!(a.id(), b.id());
+    befriend(&a, &b).await;
+    let listener = b.node.listen(2000).unwrap();
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
+    let sent = data.clone();
+    let server = tokio::spawn(async move {
+        let mut stream = patient(listener.accept()).await;
+        let mut got = Vec::new();
+        patient(stream.read_to_end(&mut got)).await.unwrap();
+        stream.write_all(&got).await.unwrap();
+        stream.shutdown().await.unwrap();
+        got.len()
+    });
+    let mut stream = patient(a.node.dial(b.at(2000))).await.unwrap();
+    assert_eq!(stream.remote_addr(), b.at(2000));
+    patient(stream.write_all(&data)).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    patient(stream.read_to_end(&mut back)).await.unwrap();
+    assert_eq!(server.await.unwrap(), sent.len());
+    assert!(back == data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_echo_service_answers_a_trusted_node_and_no_other() {
+    let net = Net::new().await;
+    let (a, b, stranger) = (net.node().await, net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let mut stream = patient(a.node.dial(b.at(7))).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let mut buf = [0; 4];
+    patient(stream.read_exact(&mut buf)).await.unwrap();
+    assert_eq!(&buf, b"ping");
+    let refused = patient(stranger.node.dial(b.at(7))).await.unwrap_err();
+    assert!(!refused.hint().is_empty());
+    let info = b.node.info();
+    let peer = info["peer_list"].as_array().unwrap().iter().find(|peer| peer["node_id"] == a.id()).unwrap();
+    assert_eq!((&peer["encrypted"], &peer["authenticated"]), (&true.into(), &true.into()), "{peer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_port_is_said_at_once() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let error = patient(a.node.dial(b.at(4321))).await.unwrap_err();
+    assert_eq!(error.code(), "connection_refused", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_reaches_the_peer_and_holds() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    drop(patient(a.node.dial(b.at(7))).await.unwrap());
+    assert!(b.node.trust().revoke(a.id()).await.unwrap());
+    until(|| !a.node.trust().is_trusted(b.id())).await;
+    assert!(patient(a.node.dial(b.at(7))).await.is_err());
+    assert!(!b.node.trust().revoke(a.id()).await.unwrap(), "it was not trusted any more");
+    let b = b.restart().await;
+    assert!(!b.node.trust().is_trusted(a.id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_keeps_its_address_and_its_trust_over_a_restart() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let (id, key) = (b.id(), b.node.public_key());
+    let b = b.restart().await;
+    assert_eq!((b.id(), b.node.public_key()), (id, key));
+    // The first dial may meet the session that died with the old process.
+    let mut stream = patient(async {
+        loop {
+            if let Ok(stream) = a.node.dial(b.at(7)).await {
+                break stream;
+            }
+        }
+    })
+    .await;
+    stream.write_all(b"still friends").await.unwrap();
+    let mut buf = [0; 13];
+    patient(stream.read_exact(&mut buf)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_peers_are_served_while_the_registry_is_down() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    drop(patient(a.node.dial(b.at(7))).await.unwrap());
+    net.rendezvous.shutdown().await;
+    let id = a.id();
+    let started = std::time::Duration::from_secs(10);
+    let a = tokio::time::timeout(started, a.restart()).await.expect("starts without the registry");
+    assert_eq!(a.id(), id);
+    let mut stream = patient(a.node.dial(b.at(7))).await.unwrap();
+    stream.write_all(b"who needs it").await.unwrap();
+    let mut buf = [0; 12];
+    patient(stream.read_exact(&mut buf)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_delivers_what_was_written() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let listener = b.node.listen(2000).unwrap();
+    let mut stream = patient(a.node.dial(b.at(2000))).await.unwrap();
+    let mut incoming = patient(listener.accept()).await;
+    stream.write_all(&vec![7; 1_000_000]).await.unwrap();
+    let stopping = tokio::spawn(a.node.shutdown(Duration::from_secs(5)));
+    let mut got = Vec::new();
+    patient(incoming.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got.len(), 1_000_000);
+    patient(stopping).await.unwrap();
+}
