@@ -11,6 +11,8 @@ use pilot_wire::{base64, signed};
 use super::*;
 use crate::identity::verify;
 
+mod random;
+
 struct Pair {
     now: Instant,
     start: Instant,

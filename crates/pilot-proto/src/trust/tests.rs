@@ -14,6 +14,7 @@ use crate::identity::Identity;
 
 mod files;
 mod peers;
+mod random;
 mod verdicts;
 
 /// Seconds since 1970 at which every test starts.
