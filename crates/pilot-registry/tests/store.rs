@@ -294,6 +294,7 @@ fn a_damaged_store_is_refused_or_harmless() {
             env.fs().write_atomic(path, &whole[..len], 0o600).unwrap();
             let error = open_error(&env, path);
             assert_eq!(error.code(), "store_corrupt", "cut to {len}: {error}");
+            assert!(env.fs().read(path).unwrap() == whole[..len], "cut to {len}: a refused file was changed");
         }
         // A page overwritten: the store is refused, or it opens with its content. A damaged page of the very last commit
         // looks like a torn write, so that one commit may be taken back.
@@ -307,6 +308,7 @@ fn a_damaged_store_is_refused_or_harmless() {
                 Err(error) => {
                     refused += 1;
                     assert_eq!(error.code(), "store_corrupt", "page {page}: {error}");
+                    assert!(env.fs().read(path).unwrap() == damaged, "page {page}: a refused file was changed");
                 }
                 Ok(store) => {
                     for seed in 1..=39 {
