@@ -392,8 +392,13 @@ impl Tunnel {
         }
     }
 
+    /// Reports a replay, unless a key is so young that the peer still doubles its packets: then second copies overtake each
+    /// other on any path that reorders (T10).
     fn replay_alarm(&mut self, now: Instant, counter: u64) {
-        if self.replay_event.is_none_or(|at| now.saturating_duration_since(at) >= limits::REPLAY_EVENT_INTERVAL) {
+        let doubling = |made: Instant| now.saturating_duration_since(made) < limits::DOUBLING;
+        let rested =
+            self.replay_event.is_none_or(|at| now.saturating_duration_since(at) >= limits::REPLAY_EVENT_INTERVAL);
+        if rested && !self.keys.sessions.iter().any(|s| doubling(s.created)) {
             self.replay_event = Some(now);
             self.event(TunnelEvent::NonceReplay { counter });
         }

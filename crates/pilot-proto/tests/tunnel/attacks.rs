@@ -549,3 +549,27 @@ fn an_official_peer_whose_key_a_replayed_exchange_of_ours_put_back_is_won_back()
         assert!(net.talks(500), "{version:?}");
     }
 }
+
+#[test]
+fn replays_are_reported_once_a_second_and_ordinary_first_contacts_never() {
+    // 01 §13.4, `security.nonce_replay`.
+    for seed in 0..40 {
+        let mut net = Net::new(seed);
+        net.faults.jitter = Duration::from_millis(60);
+        traffic(&mut net, 30, |_| {});
+        for who in [A, B] {
+            let alarms = net.ours(who).events.iter().filter(|e| matches!(e, TunnelEvent::NonceReplay { .. })).count();
+            assert_eq!(alarms, 0, "seed {seed}: a doubled packet raised an alarm");
+        }
+        if seed == 0 {
+            net.run_ms(15_000);
+            let old = net.frames(B, b"PILS")[20].clone();
+            for _ in 0..45 {
+                net.attack(A, Path::Direct, &old);
+                net.run_ms(100);
+            }
+            let alarms = net.ours(A).events.iter().filter(|e| matches!(e, TunnelEvent::NonceReplay { .. })).count();
+            assert_eq!(alarms, 5);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pilot_proto::crypto::Scheme;
 use pilot_proto::tunnel::{Failure, SchemeState, TunnelEvent};
 
-use crate::net::{A, B, Net};
+use crate::net::{A, B, Net, Path};
 use crate::official::Version;
 
 const VERSIONS: [Version; 3] = [Version::Feb, Version::V172, Version::V118];
@@ -218,5 +218,27 @@ fn slow_paths_do_not_make_two_nodes_answer_each_other_for_ever() {
         net.run_ms(60_000);
         let frames = net.key_frames(A, since) + net.key_frames(B, since);
         assert!(frames <= 2, "delay {delay} ms: {frames} key exchanges in a quiet minute");
+    }
+}
+
+#[test]
+fn old_releases_are_reached_although_they_accept_only_the_kind_of_path_of_the_last_exchange() {
+    // 07 rule 15, 01 §9.1.
+    for version in [Version::Feb, Version::V172] {
+        for (cut_direct, first) in [(true, A), (true, B), (false, A), (false, B)] {
+            let mut net = Net::with_official(14, version);
+            net.faults.direct = !cut_direct;
+            net.faults.relay = cut_direct;
+            if cut_direct {
+                net.ours(A).path = Path::Relay;
+            }
+            assert!(until_delivered(&mut net, A, 5000).is_some(), "{version:?}");
+            net.faults.direct = true;
+            net.faults.relay = true;
+            net.restart(A);
+            let ms = until_delivered(&mut net, first, 10_000);
+            assert!(ms.is_some(), "{version:?} by relay {cut_direct} first {first}");
+            assert!(net.talks(6000), "{version:?} by relay {cut_direct} first {first}");
+        }
     }
 }

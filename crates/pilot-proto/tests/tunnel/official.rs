@@ -63,6 +63,9 @@ pub struct Official {
     pub unreadable: u32,
     /// Answers probes.
     pub alive: bool,
+    /// The kind of path the last exchange was accepted on: through 1.17.0 only that kind is accepted later, because the
+    /// identity key is cached as a view into the receive buffer (01 §9.1).
+    accepted: Option<Path>,
 }
 
 impl Official {
@@ -84,6 +87,7 @@ impl Official {
             replay_events: 0,
             unreadable: 0,
             alive: true,
+            accepted: None,
         }
     }
 
@@ -148,6 +152,10 @@ impl Official {
         if path == Path::Relay {
             self.relay = true;
         }
+        if self.version != Version::V118 && self.accepted.is_some_and(|p| p != path) {
+            return;
+        }
+        self.accepted = Some(path);
         let same = self.session.as_ref().is_some_and(|s| s.theirs == f.x25519);
         let fresh = self.session.is_none();
         if !same || self.version.resets() {
