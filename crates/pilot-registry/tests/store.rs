@@ -319,6 +319,25 @@ fn a_damaged_store_is_refused_or_harmless() {
             }
         }
         assert!(refused > 0);
+        // A single bit, anywhere: noticed, or where nothing is kept.
+        let clean = {
+            env.fs().write_atomic(path, &whole, 0o600).unwrap();
+            observe(&RedbStore::open(&env, path, NOW, None).unwrap()).await
+        };
+        let mut at = 0;
+        while at < whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            env.fs().write_atomic(path, &damaged, 0o600).unwrap();
+            match RedbStore::open(&env, path, NOW, None) {
+                Err(error) => {
+                    assert_eq!(error.code(), "store_corrupt", "bit at {at}: {error}");
+                    assert!(env.fs().read(path).unwrap() == damaged, "bit at {at}: a refused file was changed");
+                }
+                Ok(store) => assert_eq!(observe(&store).await, clean, "bit at {at}"),
+            }
+            at += if damaged[at] == 1 << (at % 8) { 4099 } else { 97 };
+        }
         env.fs().write_atomic(path, &whole, 0o600).unwrap();
         RedbStore::open(&env, path, NOW, None).unwrap();
     });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pilot_env::{Env, Lock, LockError, RawFile};
 use redb::{Database, ReadableTable as _};
 
-use super::backend::FileBackend;
+use super::backend::{FileBackend, Overlay};
 use super::queue::Engine;
 use super::tx::{self, HOSTNAMES, KEYS, LIVE, META, NETWORKS, NODES, REQUESTS, RESPONSES, STATEMENTS, WriteTx, fault};
 use super::{FORMAT, RedbStore};
@@ -78,10 +78,19 @@ impl RedbStore {
 
     fn open_locked(path: &Path, file: Box<dyn RawFile>, now: u64, lock: Option<Lock>) -> Result<Self, OpenError> {
         check_beginning(path, &*file)?;
-        let engine = guarded(path, || {
-            let db = open_db(FileBackend(file))?;
-            check(path, Engine::new(db, lock), now)
+        let file: Arc<dyn RawFile> = file.into();
+        let overlay = Overlay::new(file.clone()).map_err(|e| io(path, e))?;
+        let live = guarded(path, || {
+            let mut db = open_db(overlay)?;
+            // Reads every page. After a crash the engine has repaired what it could before this.
+            match db.check_integrity() {
+                Ok(true) => check(path, &db, now),
+                Ok(false) => Err(CheckError::Reason("its checksums do not match".into())),
+                Err(error) => Err(error.into()),
+            }
         })?;
+        let engine = guarded(path, || Ok(Engine::new(open_db(FileBackend(file))?, lock)))?;
+        engine.mirror.apply(live);
         Ok(Self { engine: Arc::new(engine) })
     }
 }
@@ -105,7 +114,7 @@ fn create(env: &Env, path: &Path, now: u64, import: Option<Snapshot>) -> Result<
         _ => {}
     }
     let file = env.fs().create_new(&unfinished, 0o600).map_err(|e| io(&unfinished, e))?;
-    let engine = Engine::new(open_db(FileBackend(file)).map_err(|e| corrupt(&unfinished, e))?, None);
+    let engine = Engine::new(open_db(FileBackend(file.into())).map_err(|e| corrupt(&unfinished, e))?, None);
     initialise(&engine, now, import).map_err(|e| corrupt(&unfinished, e))?;
     // Closes the file cleanly.
     drop(engine);
@@ -131,7 +140,7 @@ fn check_beginning(path: &Path, file: &dyn RawFile) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_db(backend: FileBackend) -> Result<Database, redb::DatabaseError> {
+fn open_db(backend: impl redb::StorageBackend) -> Result<Database, redb::DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
 }
 
@@ -222,10 +231,10 @@ fn fill(t: &mut WriteTx<'_>, now: u64, snapshot: Snapshot) -> Result<(), Fault> 
     t.set_next_node(snapshot.next_node)
 }
 
-/// Reads everything once: the indexes agree with the records, and every live node gets time to show itself.
-fn check(path: &Path, engine: Engine, now: u64) -> Result<Engine, CheckError> {
+/// Reads everything once: the indexes agree with the records. Gives the live nodes, each with time to show itself.
+fn check(path: &Path, db: &Database, now: u64) -> Result<Vec<(u32, Option<Presence>)>, CheckError> {
     use redb::ReadableDatabase as _;
-    let tx = engine.db.begin_read().map_err(fault)?;
+    let tx = db.begin_read().map_err(fault)?;
     let meta = tx.open_table(META).map_err(fault)?;
     let counter = |key: &str| -> Result<u64, CheckError> {
         let row = meta.get(key).map_err(fault)?;
@@ -266,8 +275,5 @@ fn check(path: &Path, engine: Engine, now: u64) -> Result<Engine, CheckError> {
     }
     tx.open_table(STATEMENTS).map_err(fault)?;
     tx.open_table(HOSTNAMES).map_err(fault)?;
-    drop((meta, keys, live));
-    drop(tx);
-    engine.mirror.apply(changes);
-    Ok(engine)
+    Ok(changes)
 }
