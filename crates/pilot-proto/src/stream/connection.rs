@@ -342,8 +342,9 @@ impl Connection {
     pub fn close(&mut self, now: Instant) {
         self.app_closed = true;
         match self.phase {
-            Phase::SynSent => self.terminate(CloseReason::Local, self.syns_sent > 0),
-            Phase::SynReceived | Phase::Open => self.begin_closing(now),
+            // Nothing was written, so nothing has to be delivered.
+            Phase::SynSent if self.output.len() == 0 => self.terminate(CloseReason::Local, self.syns_sent > 0),
+            Phase::SynSent | Phase::SynReceived | Phase::Open => self.begin_closing(now),
             Phase::TimeWait | Phase::Closed => {}
         }
     }
@@ -365,7 +366,7 @@ impl Connection {
         self.close(now);
         self.detached = true;
         self.input.discard();
-        if self.phase == Phase::Open || self.phase == Phase::SynReceived {
+        if matches!(self.phase, Phase::SynSent | Phase::SynReceived | Phase::Open) {
             self.timers.set(Timer::Linger, now + self.cfg.linger);
         }
     }

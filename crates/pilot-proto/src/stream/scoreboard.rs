@@ -376,6 +376,15 @@ impl Scoreboard {
         self.segments.back().is_some_and(|s| (s.len as usize) < len)
     }
 
+    /// Gives the memory of an empty board back.
+    pub(super) fn shrink(&mut self) {
+        if self.segments.is_empty() {
+            self.segments = VecDeque::new();
+            self.repeats = VecDeque::new();
+            self.lost = VecDeque::new();
+        }
+    }
+
     /// Drops all records.
     pub(super) fn clear(&mut self) {
         *self = Self { next_tx: self.next_tx, ..Self::default() };

@@ -136,6 +136,7 @@ impl Connection {
         }
         self.input.shrink();
         self.output.shrink();
+        self.board.shrink();
         let silent = now.saturating_duration_since(self.last_heard);
         if silent >= self.cfg.idle_timeout {
             self.terminate(CloseReason::IdleTimeout, true);

@@ -195,3 +195,97 @@ impl Controller for Cubic {
         self.threshold
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 1000;
+
+    #[allow(clippy::disallowed_methods)]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    /// A window's worth of acknowledgements, `rtt` later.
+    fn round(cubic: &mut Cubic, now: &mut Instant, rtt: Duration, sample: Duration) {
+        *now += rtt;
+        let mut left = cubic.window();
+        while left > 0 {
+            let bytes = left.min(SEGMENT);
+            left -= bytes;
+            cubic.on_ack(&AckSample {
+                now: *now,
+                bytes,
+                rtt: Some(rtt),
+                sample: Some(sample),
+                window_limited: true,
+                in_flight: cubic.window(),
+            });
+        }
+    }
+
+    #[test]
+    fn slow_start_doubles_each_round_and_not_for_an_idle_application() {
+        let mut cubic = Cubic::new(SEGMENT as usize, 1 << 30);
+        let mut now = start();
+        let rtt = Duration::from_millis(100);
+        assert_eq!(cubic.window(), 10 * SEGMENT);
+        for n in 1..6 {
+            round(&mut cubic, &mut now, rtt, rtt);
+            assert_eq!(cubic.window(), (10 * SEGMENT) << n);
+        }
+        let before = cubic.window();
+        let ack =
+            AckSample { now, bytes: SEGMENT, rtt: Some(rtt), sample: None, window_limited: false, in_flight: SEGMENT };
+        cubic.on_ack(&ack);
+        assert_eq!(cubic.window(), before);
+    }
+
+    #[test]
+    fn growing_delay_ends_slow_start_without_a_loss() {
+        let mut cubic = Cubic::new(SEGMENT as usize, 1 << 30);
+        let mut now = start();
+        let rtt = Duration::from_millis(40);
+        for n in 0..12_u64 {
+            round(&mut cubic, &mut now, rtt, rtt + Duration::from_millis(8 * n.saturating_sub(3)));
+        }
+        assert!(!cubic.in_slow_start());
+        assert!(cubic.window() < 10_000 * SEGMENT, "{}", cubic.window());
+    }
+
+    #[test]
+    fn the_curve_after_a_loss_is_flat_around_the_old_window_and_steep_beyond() {
+        let mut cubic = Cubic::new(SEGMENT as usize, 1 << 30);
+        let mut now = start();
+        let rtt = Duration::from_millis(100);
+        cubic.window = 1000 * SEGMENT;
+        cubic.on_loss(now);
+        assert_eq!(cubic.window(), 700 * SEGMENT);
+        // K = cbrt(300 / 0.4), about 9.1 s, until the old window is back.
+        let mut windows = Vec::new();
+        for _ in 0..200 {
+            round(&mut cubic, &mut now, rtt, rtt);
+            windows.push(cubic.window() / SEGMENT);
+        }
+        // After 2, 6, 9, 12 and 20 s: W(t) = 0.4 (t - 9.1)^3 + 1000 segments.
+        let curve = [windows[19], windows[59], windows[89], windows[119], windows[199]];
+        for (got, want) in curve.into_iter().zip([857, 988, 1000, 1010, 1520]) {
+            assert!(got.abs_diff(want) <= want / 40, "{curve:?}");
+        }
+        // A second loss below the old maximum lets go of more than its share (fast convergence).
+        cubic.window = 800 * SEGMENT;
+        cubic.w_max = 1000.0 * SEGMENT as f64;
+        cubic.on_loss(now);
+        assert_eq!(cubic.w_max as u64, 680 * SEGMENT);
+    }
+
+    #[test]
+    fn a_time_out_starts_again_from_one_segment() {
+        let mut cubic = Cubic::new(SEGMENT as usize, 1 << 30);
+        cubic.window = 100 * SEGMENT;
+        cubic.on_timeout(start());
+        assert_eq!((cubic.window(), cubic.threshold()), (SEGMENT, 70 * SEGMENT));
+        assert!(cubic.in_slow_start());
+    }
+}

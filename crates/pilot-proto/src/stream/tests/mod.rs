@@ -2,6 +2,7 @@
 
 mod basics;
 mod harness;
+mod noise;
 mod official;
 mod regressions;
 mod vectors;

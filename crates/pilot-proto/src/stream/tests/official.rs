@@ -277,6 +277,18 @@ fn what_is_written_before_the_answer_to_a_dial_is_sent_after_it() {
 }
 
 #[test]
+fn what_is_written_and_closed_before_the_answer_to_a_dial_is_delivered() {
+    let mut s = Scripted::dialling(PeerProfile::ours(), StreamConfig::default());
+    s.write(b"all of it");
+    s.end.conn.close(s.now);
+    assert_eq!(s.end.conn.state(), State::SynSent);
+    s.give(Flags::SYN | Flags::ACK, 0, OUR_ISN + 1, 512, b"");
+    let out = s.take();
+    assert_eq!(kinds(&out), [Flags::ACK.bits(), FIN_ACK.bits()]);
+    assert_eq!((out[0].payload.as_slice(), out[1].seq), (&b"all of it"[..], OUR_ISN + 10));
+}
+
+#[test]
 fn an_incoming_connection_needs_the_third_packet_and_is_soon_forgotten_without() {
     let mut s = Scripted::half_open(PeerProfile::cautious(), StreamConfig::default());
     s.give(Flags::ACK, 1, OUR_ISN + 77, 512, b"forged");
