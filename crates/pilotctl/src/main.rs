@@ -33,8 +33,10 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let hidden = arguments.first().and_then(|first| first.to_str()).filter(|first| first.starts_with('_'));
-    if hidden == Some(process::RENDEZVOUS_RUN) {
-        return child(pilot_rendezvous::main, arguments.split_off(1));
+    match hidden {
+        Some(process::DAEMON_RUN) => return child(pilot_node::daemon::main, arguments.split_off(1)),
+        Some(process::RENDEZVOUS_RUN) => return child(pilot_rendezvous::main, arguments.split_off(1)),
+        _ => {}
     }
     let mut words = Vec::with_capacity(arguments.len());
     for argument in arguments {

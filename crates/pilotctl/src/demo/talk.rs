@@ -12,7 +12,6 @@ use super::network::{Agent, INTERVAL};
 use super::report::Report;
 use crate::commands::ping::{ECHO_PORT, Probe, probe};
 use crate::errors::CliError;
-use crate::exchange;
 
 /// Where agents expect messages (05 §4).
 const MESSAGE_PORT: u16 = 1000;
@@ -20,8 +19,8 @@ const MESSAGE_PORT: u16 = 1000;
 const PROBES: i64 = 5;
 /// Round trips on one open stream.
 const ROUNDS: usize = 200;
-/// Longest message.
-const MOST_MESSAGE: usize = 1 << 20;
+/// Longest answer that is read, in bytes.
+const MOST_ANSWER: u64 = 1 << 20;
 
 fn knows(list: &Value, agent: &Agent) -> bool {
     list.as_array().is_some_and(|list| list.iter().any(|entry| entry["node_id"].as_u64() == Some(agent.node.into())))
@@ -88,7 +87,9 @@ pub(super) async fn message(alice: &Agent, bob: &Agent, text: &str, report: &mut
         let to = SocketAddress::new(bob.address, MESSAGE_PORT);
         let mut stream = alice.driver.dial(to).await.map_err(failed("message"))?;
         stream.write_all(text.as_bytes()).await.map_err(broken)?;
-        let answer = exchange::message(&mut stream, MOST_MESSAGE).await.map_err(broken)?;
+        let mut answer = Vec::new();
+        // Bob's answer ends with the stream.
+        (&mut stream).take(MOST_ANSWER).read_to_end(&mut answer).await.map_err(broken)?;
         let taken = began.elapsed();
         let _ = stream.close().await;
         Ok::<_, CliError>((answer, taken))
@@ -99,8 +100,7 @@ pub(super) async fn message(alice: &Agent, bob: &Agent, text: &str, report: &mut
         stream.read_exact(&mut heard).await.map_err(broken)?;
         let from: Address = stream.remote().addr;
         stream.write_all(format!("bob heard {} bytes from {from}", heard.len()).as_bytes()).await.map_err(broken)?;
-        // Alice closes when she has the answer.
-        let _ = stream.read_to_end(&mut Vec::new()).await;
+        stream.close().await.map_err(broken)?;
         Ok::<_, CliError>(heard)
     };
     let ((answer, taken), heard) = tokio::try_join!(say, listen)?;
