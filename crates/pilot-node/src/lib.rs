@@ -18,7 +18,6 @@ mod error;
 mod local;
 mod node;
 mod store;
-mod texts;
 mod trust;
 
 pub use config::NodeConfig;

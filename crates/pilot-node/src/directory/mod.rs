@@ -1,19 +1,23 @@
-//! The node's view of the registry: typed, signed requests with deadlines over one connection.
+//! The node's view of the registry: questions with answers over one connection. The session itself, what is told to the
+//! registry when and what follows from its answers, is [`pilot_proto::directory`].
 
 mod link;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
+use parking_lot::Mutex;
 use pilot_env::Env;
-use pilot_proto::identity::Identity;
-use pilot_wire::registry::{Fields, LookupOk, PollOk, Register, RegisterOk, Request, ResolveOk};
-use pilot_wire::{base64, signed};
+use pilot_proto::directory::{self as core, Call, CallError, CallId, DirectoryConfig, DirectoryEvent};
+use pilot_wire::registry::{Fields, LookupOk, ResolveOk};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use link::Job;
 pub(crate) use link::{LinkState, Target};
+
+/// Events of the session that wait for the node. The session waits when there are more.
+const EVENTS: usize = 64;
 
 /// Why the registry gave no answer to go by. The text is what local programs see (03 §5).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,37 +59,81 @@ impl DirectoryError {
     }
 }
 
-/// Asks the registry. Cheap to share; the connection behind it runs in [`Directory::start`]'s task.
-pub(crate) struct Directory {
-    env: Env,
-    jobs: mpsc::Sender<Job>,
-    state: watch::Receiver<LinkState>,
-    identity: Arc<Identity>,
-    node: AtomicU32,
+impl From<CallError> for DirectoryError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused { text, code } => Self::Refused { text, code },
+            CallError::Offline { reason } | CallError::Lost { reason } => Self::Unavailable(reason),
+            // The others name the registry themselves.
+            other => Self::Unavailable(other.to_string().trim_start_matches("registry: ").to_owned()),
+        }
+    }
 }
 
-type Result<T> = std::result::Result<T, DirectoryError>;
+type Answered = Result<Fields, CallError>;
+
+/// The session and who waits for its answers.
+pub(super) struct Session {
+    env: Env,
+    state: Mutex<State>,
+    /// Raised after each change, so that the link looks again.
+    wake: Notify,
+    closed: watch::Sender<bool>,
+}
+
+struct State {
+    core: core::Directory,
+    waiting: BTreeMap<CallId, oneshot::Sender<Answered>>,
+}
+
+impl Session {
+    fn with<R>(&self, work: impl FnOnce(&mut core::Directory, Instant) -> R) -> R {
+        work(&mut self.state.lock().core, self.env.now())
+    }
+
+    fn answer(&self, id: CallId, result: Answered) {
+        if let Some(waiting) = self.state.lock().waiting.remove(&id) {
+            // Nobody waits any more for an answer nobody takes.
+            let _ = waiting.send(result);
+        }
+    }
+
+    fn closed(&self) {
+        self.closed.send_replace(true);
+    }
+}
+
+/// Asks the registry. Cheap to share; the connection behind it runs in [`Directory::start`]'s task.
+pub(crate) struct Directory {
+    session: Arc<Session>,
+    state: watch::Receiver<LinkState>,
+}
+
+type Result<T, E = DirectoryError> = std::result::Result<T, E>;
 
 impl Directory {
-    /// A directory, and the task that runs its connection.
+    /// A directory, the task that runs its connection, and the events the node acts on.
     pub(crate) fn start(
         env: Env,
         target: Target,
-        identity: Arc<Identity>,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (jobs, receiver) = mpsc::channel(link::QUEUE);
+        config: DirectoryConfig,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static, mpsc::Receiver<DirectoryEvent>) {
+        let core = core::Directory::new(env.now(), config, env.seed());
+        let session = Arc::new(Session {
+            state: Mutex::new(State { core, waiting: BTreeMap::new() }),
+            wake: Notify::new(),
+            closed: watch::Sender::new(false),
+            env: env.clone(),
+        });
         let (sender, state) = watch::channel(LinkState::Idle);
-        let run = link::run(env.clone(), target, receiver, sender);
-        (Self { env, jobs, state, identity, node: AtomicU32::new(0) }, run)
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let run = link::run(env, target, session.clone(), sender, events);
+        (Self { session, state }, run, receiver)
     }
 
     /// Who we are to the registry; 0 before the first registration.
     pub(crate) fn node(&self) -> u32 {
-        self.node.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_node(&self, node: u32) {
-        self.node.store(node, Ordering::Relaxed);
+        self.session.with(|core, _| core.node())
     }
 
     /// The state of the connection.
@@ -93,144 +141,123 @@ impl Directory {
         self.state.clone()
     }
 
-    async fn ask(&self, request: Request) -> Result<Fields> {
-        let (answer, receiver) = oneshot::channel();
-        let deadline = self.env.now() + link::ANSWER_TIMEOUT;
-        let job = Job { request, answer, deadline, retried: false };
-        let down = || DirectoryError::Unavailable(crate::texts::REGISTRY_BUSY.to_owned());
-        self.jobs.try_send(job).map_err(|_| down())?;
-        // The link answers within the deadline, give or take a connection attempt; this bounds the sum.
-        match tokio::time::timeout(link::ANSWER_TIMEOUT * 2, receiver).await {
-            Ok(Ok(result)) => result,
-            _ => Err(down()),
-        }
+    /// Changes the session, and lets the link carry out what follows.
+    fn tell(&self, change: impl FnOnce(&mut core::Directory, Instant)) {
+        self.session.with(change);
+        self.session.wake.notify_one();
     }
 
-    fn registered(&self) -> Result<u32> {
-        match self.node() {
-            0 => Err(DirectoryError::NotRegistered),
-            node => Ok(node),
-        }
-    }
-
-    fn sign(&self, text: &str) -> String {
-        base64::encode(&self.identity.sign(text.as_bytes()))
-    }
-
-    /// Registers this key with this endpoint.
-    pub(crate) async fn register(&self, listen_addr: &str, owner: &str, hostname: &str) -> Result<RegisterOk> {
-        let public_key = self.identity.public_key_base64();
-        let request = Register {
-            signature: self.sign(&signed::register(listen_addr, &public_key)),
-            public_key,
-            listen_addr: listen_addr.to_owned(),
-            owner: owner.to_owned(),
-            hostname: hostname.to_owned(),
-            version: Some(crate::VERSION.to_owned()),
-            ..Register::default()
+    async fn ask(&self, call: Call) -> Result<Fields> {
+        let receiver = {
+            let mut state = self.session.state.lock();
+            let (sender, receiver) = oneshot::channel();
+            let id = state.core.call(self.session.env.now(), call);
+            // The answer is taken under the same lock, so it cannot come before this.
+            state.waiting.insert(id, sender);
+            receiver
         };
-        let fields = self.ask(Request::Register(request)).await?;
-        RegisterOk::from_fields(&fields).filter(|ok| ok.node != 0).ok_or(DirectoryError::Incomplete("register"))
+        self.session.wake.notify_one();
+        // The session answers every question within its deadline; it is gone only when the node is.
+        receiver.await.unwrap_or(Err(CallError::Closed)).map_err(DirectoryError::from)
     }
 
-    /// Says that this node lives.
-    pub(crate) async fn heartbeat(&self) -> Result<()> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::heartbeat(node));
-        self.ask(Request::Heartbeat { node, signature }).await.map(drop)
+    /// As [`Directory::ask`], for what has to be signed with our id.
+    async fn ask_registered(&self, call: Call) -> Result<Fields> {
+        if self.node() == 0 {
+            return Err(DirectoryError::NotRegistered);
+        }
+        self.ask(call).await
+    }
+
+    /// Where we are; registered at once, and again when it changes.
+    pub(crate) fn set_listen_addr(&self, listen_addr: &str) {
+        self.tell(|core, now| core.set_listen_addr(now, listen_addr));
     }
 
     /// What is known of a node.
     pub(crate) async fn lookup(&self, node: u32) -> Result<LookupOk> {
-        let fields = self.ask(Request::Lookup { node }).await?;
+        let fields = self.ask(Call::Lookup { node }).await?;
         LookupOk::from_fields(&fields).ok_or(DirectoryError::Incomplete("lookup"))
     }
 
     /// Where a node is.
     pub(crate) async fn resolve(&self, node: u32) -> Result<ResolveOk> {
-        let requester = self.registered()?;
-        let signature = self.sign(&signed::resolve(requester, node));
-        let fields = self.ask(Request::Resolve { node, requester, signature }).await?;
+        let fields = self.ask_registered(Call::Resolve { node }).await?;
         ResolveOk::from_fields(&fields).ok_or(DirectoryError::Incomplete("resolve"))
     }
 
     /// Who has a hostname; the answer as the registry gave it.
     pub(crate) async fn resolve_hostname(&self, hostname: &str) -> Result<Value> {
-        let requester = self.node();
-        let request = Request::ResolveHostname { hostname: hostname.to_owned(), requester };
-        self.ask(request).await.map(value)
+        self.ask(Call::ResolveHostname { hostname: hostname.to_owned() }).await.map(value)
     }
 
     /// Claims or (empty) gives up a hostname.
     pub(crate) async fn set_hostname(&self, hostname: &str) -> Result<Value> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::set_hostname(node));
-        self.ask(Request::SetHostname { node, hostname: hostname.to_owned(), signature }).await.map(value)
+        self.ask_registered(Call::SetHostname { hostname: hostname.to_owned() }).await.map(value)
     }
 
     /// Lets everybody have our endpoint, or only those who trust us.
     pub(crate) async fn set_visibility(&self, public: bool) -> Result<Value> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::set_visibility(node));
-        self.ask(Request::SetVisibility { node, public, signature }).await.map(value)
+        self.ask_registered(Call::SetVisibility { public }).await.map(value)
     }
 
     /// Replaces the tags.
     pub(crate) async fn set_tags(&self, tags: Vec<String>) -> Result<Value> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::set_tags(node));
-        self.ask(Request::SetTags { node, tags, signature }).await.map(value)
+        self.ask_registered(Call::SetTags { tags }).await.map(value)
     }
 
     /// Says whether this node takes tasks.
     pub(crate) async fn set_task_exec(&self, enabled: bool) -> Result<Value> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::set_task_exec(node));
-        self.ask(Request::SetTaskExec { node, enabled, signature }).await.map(value)
+        self.ask_registered(Call::SetTaskExec { enabled }).await.map(value)
     }
 
     /// Removes this node's entry. The key keeps its id.
     pub(crate) async fn deregister(&self) -> Result<Value> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::deregister(node));
-        self.ask(Request::Deregister { node, signature }).await.map(value)
+        self.ask_registered(Call::Deregister).await.map(value)
     }
 
-    /// Says that we trust a node, so that it may resolve us.
-    pub(crate) async fn report_trust(&self, peer: u32) -> Result<()> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::report_trust(node, peer));
-        self.ask(Request::ReportTrust { node, peer, signature }).await.map(drop)
+    /// Says that we trust a node, so that it may resolve us; said again whenever the registry has forgotten it.
+    pub(crate) fn report_trust(&self, peer: u32) {
+        self.tell(|core, now| core.report_trust(now, peer));
     }
 
-    /// Says that trust has ended.
-    pub(crate) async fn revoke_trust(&self, peer: u32) -> Result<()> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::revoke_trust(node, peer));
-        self.ask(Request::RevokeTrust { node, peer, signature }).await.map(drop)
+    /// Says that trust has ended, until the registry has heard it.
+    pub(crate) fn revoke_trust(&self, peer: u32) {
+        self.tell(|core, now| core.revoke_trust(now, peer));
     }
 
     /// Leaves a trust request for a node at the registry.
     pub(crate) async fn request_handshake(&self, to: u32, justification: &str) -> Result<()> {
-        let from = self.registered()?;
-        let signature = self.sign(&signed::handshake(from, to));
-        let justification = justification.to_owned();
-        self.ask(Request::RequestHandshake { from, to, justification, signature }).await.map(drop)
-    }
-
-    /// Fetches waiting trust requests and answers; the registry forgets them with the answer.
-    pub(crate) async fn poll_handshakes(&self) -> Result<PollOk> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::poll_handshakes(node));
-        let fields = self.ask(Request::PollHandshakes { node, signature }).await?;
-        Ok(PollOk::from_fields(&fields))
+        let call = Call::RequestHandshake { node: to, justification: justification.to_owned() };
+        self.ask_registered(call).await.map(drop)
     }
 
     /// Answers a trust request that came through the registry.
     pub(crate) async fn respond_handshake(&self, peer: u32, accept: bool) -> Result<()> {
-        let node = self.registered()?;
-        let signature = self.sign(&signed::respond(node, peer));
-        self.ask(Request::RespondHandshake { node, peer, accept, signature }).await.map(drop)
+        self.ask_registered(Call::RespondHandshake { node: peer, accept }).await.map(drop)
+    }
+
+    /// Asks for relayed trust messages now; they come as an event.
+    pub(crate) fn poll_handshakes(&self) {
+        self.tell(core::Directory::poll_handshakes);
+    }
+
+    /// Asks for them often for a while: an answer to a request of ours may be among them.
+    pub(crate) fn expect_answer(&self) {
+        self.tell(core::Directory::expect_answer);
+    }
+
+    /// The beacon says that some wait.
+    pub(crate) fn handle_notify(&self) {
+        self.tell(core::Directory::handle_notify);
+    }
+
+    /// Leaves the registry for good. Returns when that is done, or has taken too long.
+    pub(crate) async fn shutdown(&self) {
+        let mut closed = self.session.closed.subscribe();
+        self.tell(core::Directory::shutdown);
+        // The sender lives as long as `self`.
+        let _ = closed.wait_for(|closed| *closed).await;
     }
 }
 

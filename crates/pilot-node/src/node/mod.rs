@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pilot_env::Env;
 use pilot_env::tls::TlsConnector;
+use pilot_proto::directory::{DirectoryConfig, DirectoryEvent};
 use pilot_proto::endpoint::{BindError, EndpointConfig};
 use pilot_proto::identity::Identity;
 use pilot_services::{Context, Service};
@@ -44,8 +45,6 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Status {
     pub(crate) hostname: String,
     pub(crate) public: bool,
-    /// Tags set through this node, to be set again after the registry forgot them.
-    pub(crate) tags: Option<Vec<String>>,
     /// Networks other than 0 that we are a member of.
     pub(crate) networks: Vec<u16>,
     /// Where the beacon sees the tunnel socket.
@@ -70,10 +69,8 @@ pub(crate) struct Shared {
     pub(crate) status: Mutex<Status>,
     /// Raised when the endpoint to register has changed.
     pub(crate) endpoint_changed: Notify,
-    /// Raised when the registry should be polled for relayed trust messages.
-    pub(crate) polling: Notify,
-    /// Until when it is polled often.
-    pub(crate) expecting_until: Mutex<Option<Instant>>,
+    /// Counts polls for relayed trust messages whose answers were taken.
+    pub(crate) polls: watch::Sender<u64>,
     /// Our id: 0 until it is known.
     pub(crate) node_id: watch::Sender<u32>,
     /// Whether the registry has us, as far as we know.
@@ -114,11 +111,9 @@ impl Shared {
         Ok(answer)
     }
 
-    /// Replaces the tags, and remembers them.
+    /// Replaces the tags; the session sets them again after the registry has forgotten them.
     pub(crate) async fn set_tags(&self, tags: Vec<String>) -> Result<Value, DirectoryError> {
-        let answer = self.directory.set_tags(tags.clone()).await?;
-        self.status.lock().tags = Some(tags);
-        Ok(answer)
+        self.directory.set_tags(tags).await
     }
 }
 
@@ -165,8 +160,16 @@ impl Node {
         };
         let target = Target { address: config.registry.clone(), tls };
         let (engine, notices) = Engine::new(env.clone(), socket, endpoint);
-        let (directory, link) = Directory::start(env.clone(), target, identity.clone());
-        directory.set_node(memory.node);
+        let wanted = DirectoryConfig {
+            node: memory.node,
+            owner: config.owner.clone(),
+            version: crate::VERSION.to_owned(),
+            hostname: Some(config.hostname.clone()).filter(|hostname| !hostname.is_empty()),
+            public: Some(config.public),
+            heartbeat: config.keepalive,
+            ..DirectoryConfig::new(identity.clone())
+        };
+        let (directory, link, events) = Directory::start(env.clone(), target, wanted);
         let trust = TrustService::load(&env, &store, &config, &identity, memory.node)?;
         let started = env.now();
         let status = Status { hostname: config.hostname.clone(), public: config.public, ..Status::default() };
@@ -184,14 +187,13 @@ impl Node {
             memory: Mutex::new(memory),
             status: Mutex::new(status),
             endpoint_changed: Notify::new(),
-            polling: Notify::new(),
-            expecting_until: Mutex::new(None),
+            polls: watch::Sender::new(0),
             started,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         let node = Self { shared };
-        match node.open(link, notices).await {
+        match node.open(link, events, notices).await {
             Ok(()) => Ok(node),
             Err(error) => {
                 node.shared.stop.cancel();
@@ -206,6 +208,7 @@ impl Node {
     async fn open(
         &self,
         link: impl Future<Output = ()> + Send + 'static,
+        events: tokio::sync::mpsc::Receiver<DirectoryEvent>,
         notices: tokio::sync::mpsc::Receiver<pilot_proto::endpoint::Event>,
     ) -> Result<(), NodeError> {
         let shared = &self.shared;
@@ -227,8 +230,7 @@ impl Node {
         shared.spawn(link);
         shared.spawn(shared.engine.clone().drive());
         shared.spawn(notices::run(shared.clone(), notices));
-        shared.spawn(session::run(shared.clone()));
-        shared.spawn(session::poll(shared.clone()));
+        shared.spawn(session::run(shared.clone(), events));
         shared.spawn(remember(shared.clone()));
         let mut registered = shared.registered.subscribe();
         let first = async {
@@ -349,15 +351,8 @@ impl Node {
     pub async fn shutdown(self, deadline: Duration) {
         let shared = &self.shared;
         let farewell = async {
-            let deregister = async {
-                if *shared.registered.borrow()
-                    && let Err(error) = shared.directory.deregister().await
-                {
-                    tracing::debug!(%error, "could not deregister");
-                }
-            };
             let streams = session::drain_streams(shared);
-            tokio::join!(deregister, streams);
+            tokio::join!(shared.directory.shutdown(), streams);
         };
         if tokio::time::timeout(deadline, farewell).await.is_err() {
             tracing::warn!("shutdown deadline passed; what was still under way was cut off");

@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<Event>)
                 shared.status.lock().observed = Some(addr);
                 shared.endpoint_changed.notify_one();
             }
-            Event::HandshakeWaiting => shared.polling.notify_one(),
+            Event::HandshakeWaiting => shared.directory.handle_notify(),
             Event::PathChanged { node, direct, relay } => {
                 tracing::debug!(node, ?direct, relay, "path changed");
                 if let Some(addr) = direct

@@ -209,22 +209,8 @@ impl TrustService {
                     }
                 });
             }
-            TrustEvent::ReportTrust { node: peer } => {
-                let asking = node.clone();
-                node.spawn(async move {
-                    if let Err(error) = asking.directory.report_trust(peer).await {
-                        tracing::debug!(peer, %error, "the registry did not take our trust");
-                    }
-                });
-            }
-            TrustEvent::RevokeTrust { node: peer } => {
-                let asking = node.clone();
-                node.spawn(async move {
-                    if let Err(error) = asking.directory.revoke_trust(peer).await {
-                        tracing::debug!(peer, %error, "the registry did not take our revocation");
-                    }
-                });
-            }
+            TrustEvent::ReportTrust { node: peer } => node.directory.report_trust(peer),
+            TrustEvent::RevokeTrust { node: peer } => node.directory.revoke_trust(peer),
             TrustEvent::Lookup { node: peer } => {
                 let asking = node.clone();
                 node.spawn(async move {

@@ -29,6 +29,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(30);
 pub const JITTER: f64 = 0.2;
 /// Heartbeats that may fail for unknown reasons before the node registers again (04 §18.2).
 pub const HEARTBEAT_FAILURES: u32 = 3;
+/// Pause between questions about our own entry, whose networks may change (07 §9.1), before jitter.
+pub const IDENTIFY: Duration = Duration::from_secs(300);
 /// Pause between polls while an answer is expected (07 §10).
 pub const FAST_POLL: Duration = Duration::from_secs(2);
 /// How long it is expected (07 §10).
@@ -254,7 +256,7 @@ pub enum DirectoryEvent {
         /// Where the registry saw us, from newer ones.
         observed: Option<String>,
     },
-    /// What the registry holds about us, after each registration.
+    /// What the registry holds about us: after each registration, and every [`IDENTIFY`].
     Identified {
         /// Our id.
         node: u32,
@@ -286,7 +288,7 @@ pub enum DirectoryEvent {
         /// The fields, `type` included.
         result: Result<Fields, CallError>,
     },
-    /// Relayed handshakes; the registry has forgotten them now.
+    /// The answer to a poll, often empty; the registry has forgotten what is in it.
     Poll(PollOk),
     /// After [`Directory::shutdown`]: nothing more will happen.
     Closed,

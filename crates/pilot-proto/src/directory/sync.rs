@@ -10,8 +10,8 @@ use pilot_wire::registry::{
 use super::calls::{Asker, Attribute};
 use super::session::Directory;
 use super::{
-    Call, DirectoryEvent, ENDPOINT_INTERVAL, FAST_POLL, FAST_POLL_FOR, HEARTBEAT_FAILURES, MAX_REPORTS_IN_FLIGHT,
-    NOTIFY_BURST, NOTIFY_INTERVAL, REGISTER_RETRY, REGISTER_RETRY_MAX, STAY_AWAY, SYNC_RETRY,
+    Call, DirectoryEvent, ENDPOINT_INTERVAL, FAST_POLL, FAST_POLL_FOR, HEARTBEAT_FAILURES, IDENTIFY,
+    MAX_REPORTS_IN_FLIGHT, NOTIFY_BURST, NOTIFY_INTERVAL, REGISTER_RETRY, REGISTER_RETRY_MAX, STAY_AWAY, SYNC_RETRY,
 };
 
 /// A statement about trust that the registry should have.
@@ -42,7 +42,10 @@ pub(super) struct Sync {
     last_registered: Option<Instant>,
     heartbeat_due: Instant,
     heartbeat_failures: u32,
-    identify_due: bool,
+    /// When to ask what the registry holds about us.
+    identify_due: Option<Instant>,
+    /// Whether what is wanted is compared with the next answer to that: after a registration, not otherwise.
+    compare: bool,
     poll_due: Option<Instant>,
     fast_until: Option<Instant>,
     /// Notifies that may still poll at once, and when that was last refilled.
@@ -66,7 +69,8 @@ impl Sync {
             last_registered: None,
             heartbeat_due: now,
             heartbeat_failures: 0,
-            identify_due: false,
+            identify_due: None,
+            compare: false,
             poll_due: None,
             fast_until: None,
             notify_tokens: NOTIFY_BURST,
@@ -89,7 +93,7 @@ impl Sync {
         match asker {
             Asker::Register => self.register_due = Some(now),
             Asker::Heartbeat => self.heartbeat_due = now,
-            Asker::Identify => self.identify_due = true,
+            Asker::Identify => self.identify_due = Some(now),
             // Whether the inbox was emptied is not known; asking again is all that can be done.
             Asker::Poll => self.poll_due = Some(now),
             Asker::Attribute(which) => *self.attribute(*which) = Some(now),
@@ -216,7 +220,10 @@ impl Directory {
         let poll = sync.poll_due.filter(|_| !self.is_in_flight(|a| *a == Asker::Poll));
         let reports = self.count_in_flight(|a| matches!(a, Asker::Trust(..)));
         let trust = sync.trust.values().filter_map(|owed| owed.due).filter(|_| reports < MAX_REPORTS_IN_FLIGHT).min();
-        [register, heartbeat, poll, trust, sync.hostname, sync.visibility, sync.tags].into_iter().flatten().min()
+        [register, heartbeat, poll, trust, sync.identify_due, sync.hostname, sync.visibility, sync.tags]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn register(&mut self, now: Instant) {
@@ -248,8 +255,8 @@ impl Directory {
             self.sync.poll_due = None;
             self.send(now, Asker::Poll, self.poll_request());
         }
-        if self.sync.identify_due && self.has_room() {
-            self.sync.identify_due = false;
+        if due(self.sync.identify_due) && self.has_room() {
+            self.sync.identify_due = None;
             self.send(now, Asker::Identify, Request::Lookup { node: self.node });
         }
         for which in [Attribute::Hostname, Attribute::Visibility, Attribute::Tags] {
@@ -320,10 +327,7 @@ impl Directory {
             (Asker::Identify, Ok(fields)) => self.identified(now, &fields),
             (Asker::Poll, result) => {
                 if let Ok(fields) = result {
-                    let poll = PollOk::from_fields(&fields);
-                    if poll != PollOk::default() {
-                        self.emit(DirectoryEvent::Poll(poll));
-                    }
+                    self.emit(DirectoryEvent::Poll(PollOk::from_fields(&fields)));
                 }
                 if self.sync.fast_until.is_some_and(|until| now + FAST_POLL <= until) {
                     self.sync.poll_due = Some(now + FAST_POLL);
@@ -339,8 +343,7 @@ impl Directory {
                 self.emit(DirectoryEvent::AttributeRefused { request, text: error.text });
             }
             (Asker::Trust(node, report), result) => self.trust_answered(now, node, report, result.is_ok()),
-            // Identifying is for convenience: without it all that is wanted is set.
-            (Asker::Identify, Err(_)) => self.want_all(now),
+            (Asker::Identify, Err(_)) => self.unidentified(now),
             (Asker::Attribute(_) | Asker::Call(_) | Asker::Goodbye | Asker::Nobody, _) => {}
         }
     }
@@ -358,7 +361,8 @@ impl Directory {
         self.sync.last_registered = Some(now);
         self.sync.heartbeat_failures = 0;
         self.sync.heartbeat_due = now + self.jittered(self.config.heartbeat);
-        self.sync.identify_due = true;
+        self.sync.identify_due = Some(now);
+        self.sync.compare = true;
         self.sync.poll_due = Some(now);
         // The registry may have lost its state; a new endpoint of a known node is no sign of that.
         if !known {
@@ -403,13 +407,16 @@ impl Directory {
 
     fn identified(&mut self, now: Instant, fields: &Fields) {
         let Some(lookup) = LookupOk::from_fields(fields) else {
-            return self.want_all(now);
+            return self.unidentified(now);
         };
-        let want = |differs: bool| differs.then_some(now);
-        let hostname = lookup.hostname.clone().unwrap_or_default();
-        self.sync.hostname = want(self.config.hostname.as_ref().is_some_and(|wanted| *wanted != hostname));
-        self.sync.visibility = want(self.config.public.is_some_and(|wanted| wanted != lookup.public));
-        self.sync.tags = want(self.config.tags.as_ref().is_some_and(|wanted| *wanted != lookup.tags));
+        self.sync.identify_due = Some(now + self.jittered(IDENTIFY));
+        if std::mem::take(&mut self.sync.compare) {
+            let want = |differs: bool| differs.then_some(now);
+            let hostname = lookup.hostname.clone().unwrap_or_default();
+            self.sync.hostname = want(self.config.hostname.as_ref().is_some_and(|wanted| *wanted != hostname));
+            self.sync.visibility = want(self.config.public.is_some_and(|wanted| wanted != lookup.public));
+            self.sync.tags = want(self.config.tags.as_ref().is_some_and(|wanted| *wanted != lookup.tags));
+        }
         self.emit(DirectoryEvent::Identified {
             node: self.node,
             networks: lookup.networks.unwrap_or_default(),
@@ -418,10 +425,14 @@ impl Directory {
         });
     }
 
-    fn want_all(&mut self, now: Instant) {
-        self.sync.hostname = self.config.hostname.is_some().then_some(now);
-        self.sync.visibility = self.config.public.is_some().then_some(now);
-        self.sync.tags = self.config.tags.is_some().then_some(now);
+    /// The registry does not say what it holds about us: then all that is wanted is set.
+    fn unidentified(&mut self, now: Instant) {
+        self.sync.identify_due = Some(now + self.jittered(IDENTIFY));
+        if std::mem::take(&mut self.sync.compare) {
+            self.sync.hostname = self.config.hostname.is_some().then_some(now);
+            self.sync.visibility = self.config.public.is_some().then_some(now);
+            self.sync.tags = self.config.tags.is_some().then_some(now);
+        }
     }
 
     fn trust_answered(&mut self, now: Instant, node: u32, report: bool, ok: bool) {

@@ -240,7 +240,9 @@ fn heartbeats_are_jittered_and_followed_by_a_poll() {
     let polls = log.iter().filter(|(_, r)| r.kind() == "poll_handshakes").count();
     assert!((20..=25).contains(&beats.len()), "{}", beats.len());
     assert_eq!(polls, beats.len());
-    assert_eq!(log.len(), 2 * beats.len(), "nothing else is asked: {log:?}");
+    let lookups = log.iter().filter(|(_, r)| matches!(r, Request::Lookup { node: 7 })).count();
+    assert!((1..=3).contains(&lookups), "our networks may change: {lookups}");
+    assert_eq!(log.len(), 2 * beats.len() + lookups, "nothing else is asked: {log:?}");
     let pauses: Vec<Duration> = beats.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(pauses.iter().all(|p| (secs(24)..=secs(30)).contains(p)), "{pauses:?}");
     assert!(pauses.windows(2).any(|w| w[0] != w[1]), "{pauses:?}");
