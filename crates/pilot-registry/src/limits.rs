@@ -50,6 +50,10 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const TLS_TIMEOUT: Duration = Duration::from_secs(15);
 /// Replies to pipelined requests are gathered up to this many bytes before they are written.
 pub const GATHER_BYTES: usize = 64 * 1024;
+/// Messages up to this many bytes are received without asking for room. Real ones have a few hundred.
+pub const SMALL_MESSAGE: usize = 16 * 1024;
+/// Bytes that larger messages may take together while they arrive; further ones wait for room.
+pub const LARGE_BYTES: usize = 128 << 20;
 /// Node keys one connection can have proved; the oldest is forgotten first. A daemon has one.
 pub const MAX_PROVED: usize = 256;
 /// Provisional registrations one connection can hold; the oldest is forgotten first.

@@ -11,12 +11,15 @@ use pilot_wire::frame::{self, FrameDecoder};
 use pilot_wire::registry::Answer;
 use rustc_hash::FxHashMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limiter::Bucket;
-use crate::limits::{ACCEPT_BACKOFF, GATHER_BYTES, READ_TIMEOUT, REAP_EVERY, TLS_TIMEOUT, WRITE_TIMEOUT};
+use crate::limits::{
+    ACCEPT_BACKOFF, GATHER_BYTES, LARGE_BYTES, READ_TIMEOUT, REAP_EVERY, SMALL_MESSAGE, TLS_TIMEOUT, WRITE_TIMEOUT,
+};
 use crate::service::{Registry, Session};
 
 /// Settings of the server's sockets.
@@ -52,6 +55,8 @@ struct Shared {
     config: ServerConfig,
     stop: CancellationToken,
     connections: Mutex<Connections>,
+    /// Bytes that messages above [`SMALL_MESSAGE`] may take together.
+    large: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -88,8 +93,13 @@ impl RegistryServer {
         let listener = env.tcp_listen(config.listen)?;
         let addr = listener.local_addr()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let shared =
-            Arc::new(Shared { registry: registry.clone(), config, stop: stop.clone(), connections: Mutex::default() });
+        let shared = Arc::new(Shared {
+            registry: registry.clone(),
+            config,
+            stop: stop.clone(),
+            connections: Mutex::default(),
+            large: Arc::new(Semaphore::new(LARGE_BYTES)),
+        });
         tasks.spawn(accept(listener, shared, tasks.clone()));
         tasks.spawn(keep_house(registry.clone(), stop.clone()));
         Ok(Self { addr, registry, stop, tasks })
@@ -184,6 +194,7 @@ async fn serve(mut stream: NetStream, shared: &Shared) -> io::Result<()> {
     let mut decoder = FrameDecoder::default();
     let mut received = vec![0u8; 8 * 1024];
     let mut out = Vec::new();
+    let mut held: Option<OwnedSemaphorePermit> = None;
     loop {
         // Everything complete is answered before more is read, so memory is bounded by one message and one read.
         while let Some(body) = decoder.next_frame().map_err(io::Error::other)? {
@@ -202,28 +213,36 @@ async fn serve(mut stream: NetStream, shared: &Shared) -> io::Result<()> {
                 send(&mut stream, &mut out).await?;
             }
         }
+        if held.take().is_some() && decoder.pending().is_empty() {
+            // Gives the memory of the large message back.
+            decoder = FrameDecoder::default();
+        }
         send(&mut stream, &mut out).await?;
         // The window is one message's, not one read's: a sender of single bytes does not get more time.
         let message = async {
-            let before = decoder.pending().len();
-            let mut have = before;
+            // Held until the message is complete and read.
+            let mut room = None;
             loop {
                 let n = stream.read(&mut received).await?;
                 if n == 0 {
-                    return Ok::<bool, io::Error>(false);
+                    return Ok::<_, io::Error>(None);
                 }
                 decoder.push(&received[..n]);
-                have += n;
-                if is_complete(decoder.pending(), have) {
-                    return Ok(true);
+                let Some(len) = announced(decoder.pending()) else { continue };
+                if len > frame::MAX_FRAME || decoder.pending().len() >= frame::PREFIX_LEN + len {
+                    return Ok(Some(room));
+                }
+                if len > SMALL_MESSAGE && room.is_none() {
+                    // Not more than 2^20, so the cast keeps the value; the semaphore is never closed.
+                    room = shared.large.clone().acquire_many_owned(len as u32).await.ok();
                 }
             }
         };
         tokio::select! {
             () = shared.stop.cancelled() => return Ok(()),
             done = timeout(READ_TIMEOUT, message) => match done {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Ok(()),
+                Ok(Ok(Some(room))) => held = room,
+                Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             },
@@ -231,15 +250,9 @@ async fn serve(mut stream: NetStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// Whether `next_frame` has something to say: a whole frame, or a prefix that is too large.
-fn is_complete(pending: &[u8], have: usize) -> bool {
-    match pending.first_chunk::<{ frame::PREFIX_LEN }>() {
-        None => false,
-        Some(prefix) => {
-            let len = u32::from_be_bytes(*prefix) as usize;
-            len > frame::MAX_FRAME || have >= frame::PREFIX_LEN + len
-        }
-    }
+/// The length of the message whose beginning has been received.
+fn announced(pending: &[u8]) -> Option<usize> {
+    pending.first_chunk::<{ frame::PREFIX_LEN }>().map(|prefix| u32::from_be_bytes(*prefix) as usize)
 }
 
 fn emit(answer: &Answer, out: &mut Vec<u8>) {

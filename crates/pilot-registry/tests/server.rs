@@ -183,6 +183,28 @@ async fn a_stop_closes_idle_connections_at_once() {
     assert!(is_closed(&mut idle).await);
 }
 
+#[tokio::test]
+async fn large_messages_that_never_end_take_bounded_memory_and_spare_small_ones() {
+    let server = start(|_, _| {}).await;
+    let mut held = Vec::new();
+    // More than all large messages together may take.
+    for _ in 0..140 {
+        let mut stream = connect(&server).await;
+        stream.write_all(&(1u32 << 20).to_be_bytes()).await.unwrap();
+        stream.write_all(&[b' '; 100]).await.unwrap();
+        held.push(stream);
+    }
+    let mut small = connect(&server).await;
+    assert_eq!(ask(&mut small, &json!({"type": "beacon_list"})).await["type"], "beacon_list_ok");
+    // Room comes back when they go.
+    drop(held);
+    let mut body = br#"{"type":"beacon_list"}"#.to_vec();
+    body.resize(1 << 20, b' ');
+    small.write_all(&frame(&body)).await.unwrap();
+    assert_eq!(read(&mut small).await.unwrap()["type"], "beacon_list_ok");
+    server.shutdown().await;
+}
+
 /// Plays the recorded requests of a daemon with keys of our own, because the recorded ones are not known, and compares
 /// the answers with the recorded ones field by field.
 #[tokio::test]

@@ -174,3 +174,30 @@ async fn an_address_in_use_is_named_with_the_part_that_wanted_it() {
     }
     first.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_node_after_minutes_and_a_connection_after_five() {
+    let env = Env::simulated(7);
+    let rendezvous = Rendezvous::start(env.clone(), RendezvousConfig::loopback()).await.unwrap();
+    let mut quiet = env.tcp_connect(rendezvous.registry_addr()).await.unwrap();
+    let mut lively = env.tcp_connect(rendezvous.registry_addr()).await.unwrap();
+    let (silent, alive) = (join(&mut quiet, 1).await, join(&mut lively, 2).await);
+    for minute in 1..=6 {
+        env.sleep(std::time::Duration::from_secs(60)).await;
+        let heartbeat = Request::Heartbeat { node: alive, signature: sign(2, &signed::heartbeat(alive)) };
+        assert_eq!(ask(&mut lively, &heartbeat).await["type"], "heartbeat_ok", "minute {minute}");
+        let seen = ask(&mut lively, &Request::Lookup { node: silent }).await;
+        match minute {
+            1 | 2 => assert_eq!(seen["node_id"], silent, "minute {minute}"),
+            5.. => assert_eq!(seen["code"], "node_not_found", "minute {minute}"),
+            _ => {}
+        }
+    }
+    let mut rest = Vec::new();
+    let _ = quiet.read_to_end(&mut rest).await;
+    assert!(rest.is_empty(), "closed without a word");
+    // It comes back to its address.
+    let mut again = env.tcp_connect(rendezvous.registry_addr()).await.unwrap();
+    assert_eq!(join(&mut again, 1).await, silent);
+    rendezvous.shutdown().await;
+}
