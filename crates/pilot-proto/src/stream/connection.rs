@@ -174,6 +174,8 @@ pub struct Connection {
     pub(super) peer_fin: Option<PeerFin>,
     /// Every byte before the peer's FIN is here.
     pub(super) end_reached: bool,
+    /// The peer's end has ended our direction, too.
+    pub(super) ended_whole: bool,
     /// The peer's end came before ours.
     pub(super) peer_ended_first: bool,
     /// Some bytes of ours may not have arrived although the peer ended.
@@ -252,6 +254,7 @@ impl Connection {
             fin: None,
             peer_fin: None,
             end_reached: false,
+            ended_whole: false,
             peer_ended_first: false,
             truncated: false,
             fin_quiet_until: None,

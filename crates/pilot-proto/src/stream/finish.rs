@@ -29,9 +29,10 @@ impl Connection {
         }
     }
 
-    /// The peer's plain FIN has ended a connection that has no half-close.
+    /// The peer's plain FIN has ended a connection that has no half-close. Decided once: what has been acknowledged one
+    /// way cannot be answered the other way when the profile changes.
     pub(super) fn ended_by_peer(&self) -> bool {
-        self.end_reached && self.peer_fin.is_some_and(|fin| fin.plain) && !self.profile.half_close
+        self.ended_whole
     }
 
     /// Whether our FIN may leave now; otherwise a timer is set for the moment to ask again, if time alone decides.
@@ -186,6 +187,7 @@ impl Connection {
             return;
         }
         self.end_reached = true;
+        self.ended_whole = fin.plain && !self.profile.half_close;
         self.peer_ended_first = self.fin.is_none();
         self.hold = None;
         self.timers.stop(Timer::FinGap);
@@ -207,7 +209,7 @@ impl Connection {
         self.fin_quiet_until = Some(now + self.fin_pause);
         if plain && self.fin.is_some() {
             self.due.fin_answer = true;
-            if !self.profile.half_close
+            if self.ended_whole
                 && let Some(fin) = &mut self.fin
             {
                 // Both ends closed at once; any FIN after ours is the end (02 §27.1).

@@ -46,8 +46,8 @@ pub(crate) struct Script {
     pub(crate) close_after_reading: usize,
     /// It resets the stream at this instant.
     pub(crate) reset_at: Option<Duration>,
-    /// It learns this of its peer at this instant.
-    pub(crate) learn: Option<(Duration, PeerProfile)>,
+    /// It learns this of its peer at these instants, latest first.
+    pub(crate) learn: Vec<(Duration, PeerProfile)>,
     /// The path changes its largest payload at this instant.
     pub(crate) path_limit: Option<(Duration, usize)>,
     /// Messages sent beside the stream, one per 50 ms.
@@ -155,7 +155,7 @@ impl StreamHost {
                 StreamEvent::Connected | StreamEvent::Readable => {}
             }
         }
-        if let Some((_, profile)) = self.script.learn.take_if(|l| l.0 <= since) {
+        while let Some((_, profile)) = self.script.learn.pop_if(|l| l.0 <= since) {
             conn.set_profile(now, profile);
         }
         if let Some((_, limit)) = self.script.path_limit.take_if(|l| l.0 <= since) {
@@ -358,7 +358,7 @@ impl SimHost for StreamHost {
         let Some(conn) = &self.conn else { return next };
         if conn.close_reason().is_none() {
             let s = &self.script;
-            want(s.learn.as_ref().map(|l| since + l.0));
+            want(s.learn.last().map(|l| since + l.0));
             want(s.path_limit.as_ref().map(|l| since + l.0));
             want(s.reset_at.map(|at| since + at));
             if self.written < s.data.len() && !self.write_blocked && !s.write_pause.is_zero() {

@@ -138,10 +138,18 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>, trace: bool) -> Report {
     let (cautious, ours) = (PeerProfile::cautious(), PeerProfile::ours());
     // What each end believes of the other at first, and whether it learns better later.
     let beliefs: [PeerProfile; 2] = std::array::from_fn(|_| if rng.random_bool(0.5) { cautious } else { ours });
-    let learns: [Option<(Duration, PeerProfile)>; 2] =
-        std::array::from_fn(|_| rng.random_bool(0.3).then(|| (ms(rng.random_range(0..3000)), ours)));
+    // A Hello arrives, or the peer seems to have restarted and everything learned is forgotten until the next one.
+    let learns: [Vec<(Duration, PeerProfile)>; 2] = std::array::from_fn(|_| {
+        let count = if rng.random_bool(0.4) { rng.random_range(1..4) } else { 0 };
+        let mut learn: Vec<_> = (0..count)
+            .map(|_| (ms(rng.random_range(0..4000)), if rng.random_bool(0.7) { ours } else { cautious }))
+            .collect();
+        learn.sort_by_key(|l| std::cmp::Reverse(l.0));
+        learn
+    });
+    let always_ours = beliefs == [ours, ours] && learns.iter().flatten().all(|l| l.1 == ours);
     let parting = match rng.random_range(0..10) {
-        0..4 if beliefs == [ours, ours] => Parting::Independent,
+        0..4 if always_ours => Parting::Independent,
         8 => Parting::Early,
         9 => Parting::Reset,
         _ => Parting::AfterAll,
@@ -171,7 +179,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>, trace: bool) -> Report {
                 Parting::Early | Parting::Independent => 0,
             },
             reset_at: (parting == Parting::Reset && i == 0).then(|| ms(rng.random_range(0..5000))),
-            learn: learns[i],
+            learn: learns[i].clone(),
             path_limit,
             messages: rng.random_range(0..12),
         };
