@@ -1,0 +1,83 @@
+//! A node and a registry that comes, goes and forgets.
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::{Net, patient};
+use pilot_env::Env;
+use pilot_rendezvous::{Rendezvous, RendezvousConfig};
+use pilot_wire::frame::FrameDecoder;
+use pilot_wire::registry::{Fields, Request, parse_body};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Asks the registry something as a stranger does.
+async fn ask(registry: SocketAddr, request: &Request) -> Fields {
+    let mut stream = Env::real().tcp_connect(registry).await.unwrap();
+    let mut bytes = Vec::new();
+    request.emit(&mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let mut decoder = FrameDecoder::default();
+    loop {
+        if let Some(body) = decoder.next_frame().unwrap() {
+            return parse_body(body).unwrap();
+        }
+        assert_ne!(stream.read_buf(decoder.buffer()).await.unwrap(), 0, "no answer");
+    }
+}
+
+async fn holder(registry: SocketAddr, hostname: &str) -> u32 {
+    ask(registry, &Request::ResolveHostname { hostname: hostname.to_owned(), requester: 0 }).await.u32("node_id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_started_without_a_registry_registers_when_there_is_one() {
+    let net = Net::new().await;
+    let (registry, beacon) = (net.rendezvous.registry_addr(), net.rendezvous.beacon_addr());
+    let mut config = net.config();
+    config.hostname = "early".to_owned();
+    net.rendezvous.shutdown().await;
+    let node = patient(pilot_node::Node::start(Env::real(), config)).await.unwrap();
+    assert_eq!(node.address().node, 0);
+    let error = node.set_hostname("other").await.unwrap_err();
+    assert_eq!(error.code(), "not_registered");
+    let rendezvous = Rendezvous::start(Env::real(), RendezvousConfig::new(registry, beacon)).await.unwrap();
+    assert_eq!(patient(node.registered()).await.node, 1);
+    patient(async { while holder(registry, "early").await != 1 {} }).await;
+    drop((node, rendezvous));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_lost_everything_is_told_again_without_waiting_for_heartbeats() {
+    let net = Net::new().await;
+    let (registry, beacon) = (net.rendezvous.registry_addr(), net.rendezvous.beacon_addr());
+    // Heartbeats are 30 s apart: only the lost connection can tell.
+    let node = net.node().await;
+    node.node.set_hostname("alice").await.unwrap();
+    node.node.set_visibility(true).await.unwrap();
+    assert_eq!(holder(registry, "alice").await, node.id());
+    net.rendezvous.shutdown().await;
+    let rendezvous = Rendezvous::start(Env::real(), RendezvousConfig::new(registry, beacon)).await.unwrap();
+    patient(async {
+        loop {
+            let found = ask(registry, &Request::Lookup { node: 1 }).await;
+            if found.text("hostname") == Some("alice") && found.bool("public") {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop((node, rendezvous));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_goodbye() {
+    let net = Net::new().await;
+    let registry = net.rendezvous.registry_addr();
+    let node = net.node_with(|config| config.hostname = "bob".to_owned()).await;
+    let id = node.id();
+    patient(async { while holder(registry, "bob").await != id {} }).await;
+    patient(node.node.shutdown(std::time::Duration::from_secs(5))).await;
+    assert_eq!(holder(registry, "bob").await, 0, "not found");
+}
