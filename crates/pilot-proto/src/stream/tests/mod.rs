@@ -5,4 +5,5 @@ mod harness;
 mod noise;
 mod official;
 mod regressions;
+mod repair;
 mod vectors;
