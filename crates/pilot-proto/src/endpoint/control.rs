@@ -11,6 +11,9 @@ use crate::path::Way;
 
 /// Payload of a path probe (07 §6.2).
 pub const PROBE: &[u8] = b"pathprobe.v1";
+/// Source port of the probe behind a SYN. It is answered the way the peer's SYN|ACK takes, not the way it came, so that its
+/// answer says that the SYN|ACK would have arrived, too. Official daemons answer every probe that way.
+const SYN_PROBE_PORT: u16 = 0x5053;
 /// An answer to a control packet that could not leave for this long is pointless.
 const ANSWER_LIFE: Duration = Duration::from_secs(2);
 
@@ -39,7 +42,8 @@ impl Endpoint {
         let mut pong = Header::new(protocol::CONTROL, Flags::ACK, SocketAddress::new(h.dst.addr, 0), h.src);
         pong.seq = h.seq;
         pong.ack = h.seq.wrapping_add(1);
-        self.send_packet(now, slot, &pong, packet.payload, Some(way), false, ANSWER_LIFE);
+        let way = (h.src.port != SYN_PROBE_PORT).then_some(way);
+        self.send_packet(now, slot, &pong, packet.payload, way, false, ANSWER_LIFE);
     }
 
     fn handle_pong(&mut self, now: Instant, slot: usize, seq: u32) {
@@ -51,10 +55,11 @@ impl Endpoint {
         self.dial_probe_answered(now, slot, pong.sent);
     }
 
-    /// Seals a probe the path asked for.
-    pub(super) fn send_probe(&mut self, now: Instant, slot: usize, way: Way, seq: u32) {
+    /// Queues a probe the path asked for, or one behind a SYN.
+    pub(super) fn send_probe(&mut self, now: Instant, slot: usize, way: Way, seq: u32, behind_syn: bool) {
         let Some(peer) = self.peers.get(slot) else { return };
-        let own = SocketAddress::new(Address::backbone(self.node), 0);
+        let port = if behind_syn { SYN_PROBE_PORT } else { 0 };
+        let own = SocketAddress::new(Address::backbone(self.node), port);
         let to = SocketAddress::new(Address::backbone(peer.node), 0);
         let mut probe = Header::new(protocol::CONTROL, Flags::NONE, own, to);
         probe.seq = seq;

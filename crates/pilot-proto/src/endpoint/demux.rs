@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pilot_wire::beacon::{BeaconMessage, NOTIFY_HANDSHAKE, RELAY_DELIVER_HEADER_LEN};
 use pilot_wire::packet::{Packet, VERSION, protocol};
-use pilot_wire::tunnel::{AuthExchange, Datagram, SECURE_HEADER_LEN};
+use pilot_wire::tunnel::{AuthExchange, Datagram};
 
 use super::peers::{Link, Waiting};
 use super::{Encryption, Endpoint, Event, limits};
@@ -61,6 +61,7 @@ impl Endpoint {
 
     /// A tunnel frame. `claimed`: the sender a relay header names, which must be the one inside.
     fn handle_frame(&mut self, now: Instant, via: Via, claimed: Option<u32>, frame: &mut [u8]) {
+        let len = frame.len();
         let Some(parsed) = Datagram::parse(frame) else {
             self.counters.malformed += 1;
             return;
@@ -72,7 +73,7 @@ impl Endpoint {
             Datagram::Plain(bytes) => {
                 return match Packet::parse(bytes) {
                     Ok(packet) if claimed.is_none_or(|c| c == packet.header.src.addr.node) => {
-                        self.handle_plain(now, via, packet);
+                        self.handle_plain(now, via, packet, len);
                     }
                     _ => self.counters.malformed += 1,
                 };
@@ -224,7 +225,7 @@ impl Endpoint {
     }
 
     /// A packet in clear (01 §23 "Plaintext peers", W2).
-    fn handle_plain(&mut self, now: Instant, via: Via, packet: Packet<'_>) {
+    fn handle_plain(&mut self, now: Instant, via: Via, packet: Packet<'_>, len: usize) {
         let node = packet.header.src.addr.node;
         let secured = self.peers.find(node).and_then(|s| self.peers.get(s)).is_some_and(|p| p.secure_once);
         let allowed = match self.encrypt {
@@ -248,7 +249,7 @@ impl Endpoint {
         // In clear there is nothing better to go by than where packets come from.
         let changed = peer.path.on_opened(now, way_of(via), true);
         self.counters.pkts_recv += 1;
-        self.counters.bytes_recv += (SECURE_HEADER_LEN + packet.payload.len()) as u64;
+        self.counters.bytes_recv += len as u64;
         if changed {
             self.path_changed(now, slot);
         }

@@ -181,16 +181,17 @@ impl Endpoint {
 
     /// Addresses at which the peer may be: the key exchange under way goes there, too.
     pub(super) fn new_candidates(&mut self, now: Instant, slot: usize, addrs: &[std::net::SocketAddr]) {
-        let Some(peer) = self.peers.get_mut(slot) else { return };
         for &addr in addrs {
+            let Some(peer) = self.peers.get_mut(slot) else { return };
             peer.path.add_candidate(now, addr);
             let exchanging = peer.tunnel().is_some_and(|t| !t.is_confirmed());
             if exchanging && !peer.key_frame.is_empty() {
                 self.stash.push_back((addr, peer.key_frame.clone()));
+            } else if peer.can_send()
+                && let Some(seq) = peer.path.probe_punched(now, addr)
+            {
+                self.send_probe(now, slot, crate::path::Way::Direct(addr), seq, false);
             }
-        }
-        if peer.path.is_relay() {
-            peer.path.try_direct(now);
         }
         self.service_peer(now, slot);
     }
@@ -255,7 +256,7 @@ impl Endpoint {
         }
         peer.last_probe = Some(now);
         if let Some((way, seq)) = peer.path.probe_behind_syn(now, beacon) {
-            self.send_probe(now, slot, way, seq);
+            self.send_probe(now, slot, way, seq, true);
         }
     }
 
@@ -312,6 +313,7 @@ impl Endpoint {
     pub(super) fn pursue(&mut self, now: Instant, slot: usize) {
         let Some(peer) = self.peers.get_mut(slot) else { return };
         let Some(since) = peer.want_since else { return };
+        peer.out.retain(|o| o.expires > now);
         if peer.dialling.is_empty() && peer.out.is_empty() {
             peer.want_since = None;
             return;
@@ -350,7 +352,7 @@ impl Endpoint {
     pub(super) fn path_actions(&mut self, now: Instant, slot: usize, actions: &[PathAction]) {
         for action in actions {
             match *action {
-                PathAction::Probe { way, seq } => self.send_probe(now, slot, way, seq),
+                PathAction::Probe { way, seq } => self.send_probe(now, slot, way, seq, false),
                 PathAction::Punch => {
                     if let Some(peer) = self.peers.get_mut(slot) {
                         peer.punched |= self.beacon.addr().is_some();

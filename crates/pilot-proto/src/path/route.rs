@@ -18,12 +18,14 @@ pub const CANDIDATES: usize = 4;
 pub const KEEPALIVE: Duration = Duration::from_secs(25);
 /// Between two probes that prove the direct way while data flows over it.
 pub const VALIDATE_EVERY: Duration = Duration::from_secs(15);
-/// How long an answer may take before the probe counts as missed. Three times a satellite's round trip.
-pub const PROBE_WAIT: Duration = Duration::from_secs(2);
+/// How long an answer may take before the probe counts as missed: twice a satellite's round trip.
+pub const PROBE_WAIT: Duration = Duration::from_millis(1_500);
 /// Between two rounds of probes on every way.
-pub const PROBE_EVERY: Duration = Duration::from_secs(1);
+pub const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// Sent without any answer for this long, the peer is probed on every way.
-pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(2);
+/// The relay counts as working this long after it brought something.
+const RELAY_FRESH: Duration = Duration::from_secs(3);
 /// Missed direct probes in a row before the relay may take over.
 pub const MISSES_TO_LEAVE: u32 = 2;
 /// Longest pause between two attempts to leave the relay (07 §6.3).
@@ -41,10 +43,10 @@ pub const ALTERNATE: Duration = Duration::from_millis(400);
 /// Between two looks at a healthy peer in use (07 §6.1: a sweep every 5 s).
 pub const SWEEP: Duration = Duration::from_secs(5);
 /// Between two looks at a peer that owes an answer.
-const WATCH: Duration = Duration::from_millis(500);
+const WATCH: Duration = Duration::from_millis(250);
 /// Probes whose answer is still waited for. When full the oldest counts as missed.
-/// Three rounds of every candidate and the relay.
-const PROBES: usize = 3 * (CANDIDATES + 1);
+/// Four rounds of every candidate and the relay.
+const PROBES: usize = 4 * (CANDIDATES + 1);
 
 /// Where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,13 +239,14 @@ impl PeerPath {
         self.resolved_at = Some(now);
         // A relay-only node is registered with the beacon's own address (07 §8.2).
         let own = addrs.iter().filter(|a| plausible(**a, None) && Some(canonical(**a)) != beacon);
-        let mut any = false;
+        let (mut any, mut news) = (false, false);
         for addr in own.take(CANDIDATES) {
+            news |= !self.candidates.iter().any(|c| c.addr == canonical(*addr));
             self.add_candidate(now, *addr);
             any = true;
         }
         self.relay_only = !any && beacon.is_some() && self.direct.is_none();
-        if any && self.is_relay() {
+        if news && self.is_relay() {
             self.attempt_soon(now);
         }
     }
@@ -309,6 +312,10 @@ impl PeerPath {
         }
     }
 
+    fn relay_works(&self, now: Instant) -> bool {
+        self.relay_proven.is_some_and(|t| now.saturating_duration_since(t) < RELAY_FRESH)
+    }
+
     fn held(&self, now: Instant) -> bool {
         self.hold_until.is_some_and(|t| now < t)
     }
@@ -355,7 +362,8 @@ impl PeerPath {
                         return false;
                     }
                 }
-                if self.held(now) {
+                // A way under suspicion is better than a relay that brings nothing.
+                if self.held(now) && self.relay_works(now) {
                     return false;
                 }
                 self.prove_direct(now, addr)
@@ -373,8 +381,7 @@ impl PeerPath {
 
     /// Leaves the direct way when it missed probes and the relay has answered since.
     fn maybe_leave_direct(&mut self, now: Instant) -> bool {
-        let relay_works = self.relay_proven.is_some_and(|t| now.saturating_duration_since(t) < SUSPECT_AFTER);
-        if self.is_relay() || self.misses < MISSES_TO_LEAVE || !relay_works {
+        if self.is_relay() || self.misses < MISSES_TO_LEAVE || !self.relay_works(now) {
             return false;
         }
         self.relay = true;
@@ -415,9 +422,17 @@ impl PeerPath {
         self.attempt_soon(now);
     }
 
-    /// A new address is known, or the direct way should be tried for another reason.
-    pub fn try_direct(&mut self, now: Instant) {
-        self.attempt_soon(now);
+    /// The beacon has just opened the way to `addr`, on both sides: a probe there, if the relay is used and the address was
+    /// not probed a moment ago. It asks for no further punch, or one would follow the other for ever.
+    pub fn probe_punched(&mut self, now: Instant, addr: SocketAddr) -> Option<u32> {
+        let way = Way::Direct(canonical(addr));
+        let recent = |p: &Probe| p.way == way && now.saturating_duration_since(p.sent) < PROBE_EVERY;
+        if !self.relay || self.held(now) || self.probes.iter().any(recent) {
+            return None;
+        }
+        let mut out = Vec::new();
+        self.probe(now, way, &mut out);
+        Some(self.next_seq.wrapping_sub(1))
     }
 
     fn attempt_soon(&mut self, now: Instant) {

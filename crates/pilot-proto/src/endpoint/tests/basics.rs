@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::harness::{Net, at, identity};
+use super::harness::{Net, addr, at, identity};
 use crate::crypto::Scheme;
 use crate::endpoint::*;
 use crate::stream::{CloseReason, StreamEvent};
@@ -211,6 +211,56 @@ fn nothing_is_left_of_a_peer_five_minutes_after_the_last_frame() {
     assert_eq!(net.datagrams, before, "former peers cost nothing");
     assert_eq!(net.nodes[0].ep.poll_timeout(), None);
     net.echo(0, 1, b"again", SECOND);
+}
+
+#[test]
+fn a_datagram_that_never_finds_its_peer_is_forgotten_with_it() {
+    let mut net = Net::new();
+    net.add(1);
+    net.add(2);
+    net.block(0, 1);
+    let now = net.now;
+    net.nodes[0].ep.send_datagram(now, 1, at(2, 9), b"x").unwrap();
+    net.run(Duration::from_secs(900));
+    assert!(net.info(0).peers.is_empty());
+    assert_eq!(net.nodes[0].ep.poll_timeout(), None);
+    assert!(net.nodes[0].resolves <= 3, "{} questions for one datagram", net.nodes[0].resolves);
+}
+
+#[test]
+fn ipv6_works_like_ipv4_with_its_own_limit() {
+    let mut net = pair();
+    for n in 0..2 {
+        let address = addr(&format!("[2001:db8::{}]:4000", n + 1));
+        net.nodes[n].addr = address;
+        net.directory.get_mut(&(n as u32 + 1)).unwrap().endpoint = Ok(vec![address]);
+    }
+    net.record = true;
+    net.echo(0, 1, &vec![4; 100_000], 5 * SECOND);
+    assert_eq!(net.peer(0, 2).datagram_limit, 1_382);
+    assert_eq!(net.peer(0, 2).endpoint, Some(net.nodes[1].addr));
+    assert!(net.sent.iter().all(|s| s.2.len() <= 1_500 - 48));
+}
+
+#[test]
+fn on_loopback_our_own_peers_get_large_segments_and_datagrams() {
+    let mut net = pair();
+    for n in 0..2 {
+        let address = addr(&format!("127.0.0.1:400{n}"));
+        net.nodes[n].addr = address;
+        net.directory.get_mut(&(n as u32 + 1)).unwrap().endpoint = Ok(vec![address]);
+    }
+    let conn = net.echo(0, 1, b"x", SECOND);
+    net.run(SECOND);
+    net.record = true;
+    net.echo_on(0, conn, &vec![4; 400_000], 5 * SECOND);
+    let longest = net.sent.iter().map(|s| s.2.len()).max().unwrap();
+    assert_eq!(longest, WIDE_SEGMENT + 70);
+    let now = net.now;
+    net.nodes[0].ep.send_datagram(now, 1, at(2, 9), &vec![1; 65_437]).unwrap();
+    assert!(net.nodes[0].ep.send_datagram(now, 1, at(2, 9), &vec![1; 65_438]).is_err());
+    net.run(SECOND);
+    assert_eq!(net.info(1).counters.datagrams_in, 1);
 }
 
 #[test]

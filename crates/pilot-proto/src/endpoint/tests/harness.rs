@@ -369,7 +369,7 @@ impl Net {
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
-        for _ in 0..1_000_000 {
+        for _ in 0..200_000 {
             let flight = self.queue.peek().map(|f| f.0.due);
             let timer = self.nodes.iter().filter_map(|n| n.ep.poll_timeout()).min();
             let Some(next) = [flight, timer].into_iter().flatten().min().filter(|t| *t <= end) else {
@@ -414,6 +414,13 @@ impl Net {
             .events
             .iter()
             .any(|e| matches!(e, Event::Stream { conn: c, event: StreamEvent::Connected } if *c == conn))
+    }
+
+    pub(super) fn closed(&self, n: usize, conn: ConnId) -> bool {
+        self.nodes[n]
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::Stream { conn: c, event: StreamEvent::Closed(_) } if *c == conn))
     }
 
     pub(super) fn dial_error(&self, n: usize, conn: ConnId) -> Option<DialError> {

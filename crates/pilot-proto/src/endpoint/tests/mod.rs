@@ -7,3 +7,4 @@ mod old;
 mod paths;
 mod peers_of_old;
 mod reach;
+mod weather;

@@ -134,6 +134,19 @@ fn a_node_registered_with_the_beacons_address_is_reached_by_relay() {
 }
 
 #[test]
+fn a_relayed_peer_costs_few_punches() {
+    let mut net = net();
+    net.block(0, 1);
+    net.latency = Duration::from_millis(1);
+    net.echo(0, 1, b"x", 5 * SECOND);
+    net.record = true;
+    net.run(60 * SECOND);
+    let requests = net.sent.iter().filter(|s| s.1 == addr(BEACON) && s.2.first() == Some(&3)).count();
+    assert!((2..=30).contains(&requests), "{requests} punch requests in a minute");
+    assert!(net.sent.len() <= 500, "{} datagrams in a minute", net.sent.len());
+}
+
+#[test]
 fn prefer_direct_leaves_the_relay_at_once() {
     let mut net = net();
     net.block(0, 1);

@@ -275,6 +275,47 @@ fn recorded_beacon_messages_have_safe_outcomes() {
     }
 }
 
+/// Every recorded frame of four conversations between February daemons, thrown at a node that has the identity of one of
+/// them. Their keys are not its keys, so nothing may open; their packets in clear may not count; their genuine key exchanges
+/// are answered, within limits.
+#[test]
+fn recorded_conversations_replayed_raw_are_harmless() {
+    let traces = [
+        include_str!("../../../tests/vectors/wire-trace-direct.json"),
+        include_str!("../../../tests/vectors/wire-trace-relay-fallback.json"),
+        include_str!("../../../tests/vectors/wire-trace-datagram-first-contact.json"),
+        include_str!("../../../tests/vectors/wire-trace-plaintext-to-encrypted.json"),
+    ];
+    let mut frames: Vec<Vec<u8>> = Vec::new();
+    for trace in traces {
+        let trace: Value = serde_json::from_str(trace).unwrap();
+        for event in trace["events"].as_array().unwrap() {
+            let text =
+                event["hex"].as_str().or_else(|| event["frame_hex"].as_str()).or_else(|| event["data_hex"].as_str());
+            frames.extend(text.map(hex));
+        }
+    }
+    assert!(frames.len() > 100, "{} frames read", frames.len());
+    let mut net = Net::with_beacon();
+    net.add(1);
+    net.run(SECOND);
+    let peer = Old::join(&mut net, 2, Scheme::A);
+    let now = net.now;
+    net.nodes[0].ep.set_trusted(now, 2, Some(peer.identity.public_key()));
+    net.record = true;
+    for frame in &frames {
+        net.inject(peer.addr, net.nodes[0].addr, frame);
+        net.inject(addr(super::harness::BEACON), net.nodes[0].addr, frame);
+        net.run_ms(10);
+    }
+    net.run(60 * SECOND);
+    let info = net.info(0);
+    assert!(info.conns.is_empty() && info.counters.datagrams_in == 0 && info.counters.pkts_recv == 0);
+    assert!(info.counters.plaintext_dropped > 0 && info.counters.unreadable > 0);
+    let answers = net.sent.iter().filter(|s| s.1 == peer.addr).count();
+    assert!((1..=60).contains(&answers), "{answers} answers to {} frames", frames.len());
+}
+
 #[test]
 fn what_we_send_to_the_beacon_is_what_was_recorded() {
     let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/wire-daemon-beacon.json")).unwrap();
