@@ -27,14 +27,34 @@ pub(crate) fn directory() -> PathBuf {
 /// Builds the programs this test run belongs to. Outside the namespace; quick when nothing changed.
 pub fn need_programs() -> Result<(), Unavailable> {
     static BUILT: OnceLock<Result<(), Unavailable>> = OnceLock::new();
-    BUILT.get_or_init(|| build().map_err(|e| Unavailable(format!("needs our programs: {e:#}")))).clone()
+    let packages = ["pilotctl", "pilot-node", "pilot-rendezvous"];
+    let programs = ["pilotctl", "pilot-daemon", "pilot-rendezvous"];
+    BUILT.get_or_init(|| need(&packages, &programs)).clone()
 }
 
-fn build() -> Result<()> {
+/// The same for tests that need only the rendezvous.
+pub fn need_rendezvous() -> Result<(), Unavailable> {
+    static BUILT: OnceLock<Result<(), Unavailable>> = OnceLock::new();
+    BUILT.get_or_init(|| need(&["pilot-rendezvous"], &["pilot-rendezvous"])).clone()
+}
+
+fn need(packages: &[&str], programs: &[&str]) -> Result<(), Unavailable> {
+    let unavailable = |e: String| Unavailable(format!("needs our programs: {e}"));
+    build(packages).map_err(|e| unavailable(format!("{e:#}")))?;
+    match programs.iter().find(|name| !program(name).exists()) {
+        Some(name) => Err(unavailable(format!("{} was not built", program(name).display()))),
+        None => Ok(()),
+    }
+}
+
+fn build(packages: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args(["build", "--quiet", "--bins", "-p", "pilotctl", "-p", "pilot-node", "-p", "pilot-rendezvous"]);
+    command.args(["build", "--quiet", "--bins"]);
+    for package in packages {
+        command.args(["-p", package]);
+    }
     let target = directory();
     if target.file_name().is_some_and(|n| n == "release") {
         command.arg("--release");
@@ -45,11 +65,6 @@ fn build() -> Result<()> {
     let output = command.stdin(Stdio::null()).output().context("run cargo")?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
-    }
-    for name in ["pilotctl", "pilot-daemon", "pilot-rendezvous"] {
-        if !program(name).exists() {
-            bail!("{} was not built", program(name).display());
-        }
     }
     Ok(())
 }
