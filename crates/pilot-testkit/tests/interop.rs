@@ -11,8 +11,8 @@ use pilot_testkit::programs::{RendezvousProcess, need_programs, need_rendezvous,
 /// Long enough for the slowest official path (one heartbeat of 65 s); a run that works takes a few seconds.
 const TRUST_LIMIT: Duration = Duration::from_secs(75);
 
-/// Ping, message to echo, 5 MB of echo, from `a` to `b`.
-fn talk(a: &Agent, b: &Agent) {
+/// Ping and a message to echo, from `a` to `b`.
+fn say_hello(a: &Agent, b: &Agent) {
     let ping = a.ctl(&["ping", b.address(), "--count", "2"]).expect("ping");
     let results = ping["results"].as_array().expect("results");
     assert_eq!(results.len(), 2, "{ping}");
@@ -20,7 +20,11 @@ fn talk(a: &Agent, b: &Agent) {
 
     let answer = a.ctl(&["connect", b.address(), "7", "--message", "hello over there"]).expect("connect");
     assert_eq!(answer["response"], "hello over there");
+}
 
+/// The same, and 5 MB of echo.
+fn talk(a: &Agent, b: &Agent) {
+    say_hello(a, b);
     let bench = a.ctl(&["bench", b.address(), "5"]).expect("bench");
     assert_eq!(bench["sent_bytes"], 5 << 20, "{bench}");
     assert_eq!(bench["recv_bytes"], 5 << 20, "{bench}");
@@ -82,7 +86,9 @@ fn two_official_daemons_talk_through_our_rendezvous() {
         let newest = start(NEWEST, "newest");
         let older = start(OLDER, "older");
         make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
-        talk(&newest, &older);
+        // No more than that: between themselves they lose streams on a busy machine (07 §16).
+        say_hello(&newest, &older);
+        say_hello(&older, &newest);
     });
 }
 
