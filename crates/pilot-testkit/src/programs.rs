@@ -24,37 +24,22 @@ pub(crate) fn directory() -> PathBuf {
     if parent.ends_with("deps") { parent.parent().unwrap_or(parent).to_path_buf() } else { parent.to_path_buf() }
 }
 
+/// The programs that tests start.
+const PROGRAMS: [&str; 3] = ["pilotctl", "pilot-daemon", "pilot-rendezvous"];
+
 /// Builds the programs this test run belongs to. Outside the namespace; quick when nothing changed.
 pub fn need_programs() -> Result<(), Unavailable> {
     static BUILT: OnceLock<Result<(), Unavailable>> = OnceLock::new();
-    let packages = ["pilotctl", "pilot-node", "pilot-rendezvous"];
-    let programs = ["pilotctl", "pilot-daemon", "pilot-rendezvous"];
-    BUILT.get_or_init(|| need(&packages, &programs)).clone()
+    BUILT.get_or_init(|| build().map_err(|e| Unavailable(format!("needs our programs: {e:#}")))).clone()
 }
 
-/// The same for tests that need only the rendezvous.
-pub fn need_rendezvous() -> Result<(), Unavailable> {
-    static BUILT: OnceLock<Result<(), Unavailable>> = OnceLock::new();
-    BUILT.get_or_init(|| need(&["pilot-rendezvous"], &["pilot-rendezvous"])).clone()
-}
-
-fn need(packages: &[&str], programs: &[&str]) -> Result<(), Unavailable> {
-    let unavailable = |e: String| Unavailable(format!("needs our programs: {e}"));
-    build(packages).map_err(|e| unavailable(format!("{e:#}")))?;
-    match programs.iter().find(|name| !program(name).exists()) {
-        Some(name) => Err(unavailable(format!("{} was not built", program(name).display()))),
-        None => Ok(()),
-    }
-}
-
-fn build(packages: &[&str]) -> Result<()> {
+fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args(["build", "--quiet", "--bins"]);
-    for package in packages {
-        command.args(["-p", package]);
-    }
+    // The whole workspace, as everybody builds it: another selection of packages would have other features, and build
+    // the dependencies once more.
+    command.args(["build", "--quiet", "--workspace", "--bins"]);
     let target = directory();
     if target.file_name().is_some_and(|n| n == "release") {
         command.arg("--release");
@@ -66,7 +51,10 @@ fn build(packages: &[&str]) -> Result<()> {
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(())
+    match PROGRAMS.iter().find(|name| !program(name).exists()) {
+        Some(name) => bail!("{} was not built", program(name).display()),
+        None => Ok(()),
+    }
 }
 
 /// One of our programs by name.

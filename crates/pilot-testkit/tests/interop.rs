@@ -6,7 +6,7 @@ use std::time::Duration;
 use pilot_testkit::agent::{Agent, AgentOptions, make_trust};
 use pilot_testkit::isolate::isolated;
 use pilot_testkit::official::{NEWEST, OLDER, Official, need_newest, need_older};
-use pilot_testkit::programs::{RendezvousProcess, need_programs, need_rendezvous, ours};
+use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 
 /// Long enough for the slowest official path (one heartbeat of 65 s); a run that works takes a few seconds.
 const TRUST_LIMIT: Duration = Duration::from_secs(75);
@@ -77,7 +77,7 @@ fn official_1_7_2_is_asked_for_trust_and_both_talk() {
 
 #[test]
 fn two_official_daemons_talk_through_our_rendezvous() {
-    isolated("two_official_daemons_talk_through_our_rendezvous", &[need_rendezvous, need_newest, need_older], || {
+    isolated("two_official_daemons_talk_through_our_rendezvous", &[need_programs, need_newest, need_older], || {
         let rendezvous = RendezvousProcess::start().expect("rendezvous");
         let start = |version: &str, name: &str| {
             let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pilot::Driver;
 use pilot_testkit::agent::{Agent, AgentOptions};
 use pilot_testkit::isolate::isolated;
-use pilot_testkit::programs::{RendezvousProcess, need_programs, need_rendezvous, ours};
+use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 use pilot_testkit::scheme_a::core::Counters;
 use pilot_testkit::scheme_a::stream::State;
 use pilot_testkit::scheme_a::{FebOptions, FebPeer};
@@ -111,7 +111,7 @@ fn pongs(feb: &FebPeer) -> Vec<(Header, Vec<u8>)> {
 /// Without this, a quiet node in the tests below would prove nothing: two of these peers are as loud as the real ones.
 #[test]
 fn two_february_peers_exchange_data_and_then_storm() {
-    isolated("two_february_peers_exchange_data_and_then_storm", &[need_rendezvous], || {
+    isolated("two_february_peers_exchange_data_and_then_storm", &[need_programs], || {
         let rendezvous = RendezvousProcess::start().expect("rendezvous");
         let (a, b) = (february(&rendezvous, 1), february(&rendezvous, 2));
         let conn = a.dial(b.node(), 7, LIMIT).expect("dial");

@@ -15,8 +15,8 @@ pub(super) fn dial_error(error: &DialError) -> String {
             text::resolve_node(node, why)
         }
         DialFailure::Cancelled => "dial cancelled".to_owned(),
-        // The official word first, then what is known.
-        _ => format!("{}: {error}", text::DIAL_TIMEOUT),
+        // The official word first, then what is known and what to do.
+        _ => format!("{}: {error}; {}", text::DIAL_TIMEOUT, error.hint()),
     }
 }
 

@@ -56,6 +56,9 @@ async fn handle(shared: &Arc<Shared>, event: DirectoryEvent) {
 
 fn registered(shared: &Arc<Shared>, node: u32, changed: bool) {
     shared.memory.lock().set_node(node);
+    // Now, not at the next round: after a crash with the registry down it is all we know of our own address.
+    let writer = shared.clone();
+    drop(tokio::task::spawn_blocking(move || writer.store.save_memory(&writer.memory)));
     let networks = {
         let mut status = shared.status.lock();
         status.registry_error.clear();

@@ -77,12 +77,9 @@ impl Gate {
         }
     }
 
-    pub(crate) fn set_shared(&mut self, node: u32, shared: bool) {
-        if shared {
-            self.shared.insert(node);
-        } else {
-            self.shared.remove(&node);
-        }
+    /// Whether that changed anything.
+    pub(crate) fn set_shared(&mut self, node: u32, shared: bool) -> bool {
+        if shared { self.shared.insert(node) } else { self.shared.remove(&node) }
     }
 
     pub(crate) fn set_public(&mut self, port: u16, open: bool) {

@@ -254,8 +254,8 @@ impl Endpoint {
 
     /// Whether we share a network other than 0 with a node.
     pub fn set_shared_network(&mut self, now: Instant, node: u32, shared: bool) {
-        self.gate.set_shared(node, shared);
-        if !shared {
+        // Only a network that was left takes something away: the answer for a stranger we are dialling is "no" as well.
+        if self.gate.set_shared(node, shared) && !shared {
             self.reset_disallowed(now, node);
         }
     }
