@@ -1,6 +1,7 @@
 //! How fast two connections move bytes back to back on one core, without crypto and sockets.
 //!
-//! `cargo run --release -p pilot-proto --example stream_throughput [MEGABYTES]`
+//! `cargo run --release -p pilot-proto --example stream_throughput [MEGABYTES]`. The rate is per second on the wall; on a busy
+//! machine divide the bytes by the user time of the process instead.
 #![allow(clippy::disallowed_methods)]
 
 use std::sync::Arc;
