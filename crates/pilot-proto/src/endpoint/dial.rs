@@ -304,7 +304,24 @@ impl Endpoint {
                 self.fail_dials(now, slot, DialFailure::Unreadable, &format!("{frames} frames do not open"));
             }
             Failure::NoAnswer { attempts } => {
-                self.fail_dials(now, slot, DialFailure::NoAnswer, &format!("{attempts} key exchanges unanswered"));
+                // A dial that began a moment ago had no share in that silence.
+                let old = |at: &usize| match self.conns.get(*at).map(|c| c.origin) {
+                    Some(Origin::Dialling(d)) => now.saturating_duration_since(d.started) >= KEY_WAIT / 2,
+                    _ => false,
+                };
+                let late: Vec<usize> = match self.peers.get(slot) {
+                    Some(peer) => peer.dialling.iter().copied().filter(old).collect(),
+                    None => return,
+                };
+                for at in late {
+                    self.fail_dial(now, at, DialFailure::NoAnswer, format!("{attempts} key exchanges unanswered"));
+                }
+                if let Some(peer) = self.peers.get_mut(slot)
+                    && !peer.dialling.is_empty()
+                    && let Some(tunnel) = peer.tunnel_mut()
+                {
+                    tunnel.start(now);
+                }
             }
         }
     }
