@@ -186,6 +186,9 @@ pub(super) fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
             *setting = given;
         }
     }
+    if let Ok(rate @ 1..) = u32::try_from(flags.uint("syn-rate-limit")) {
+        config.limits.syn_rate = rate;
+    }
     if flags.bool("no-echo") {
         config.services.retain(|service| service.name() != "echo");
     }
@@ -240,6 +243,13 @@ mod tests {
             let text = parse(words).err().unwrap_or_default();
             assert!(text.contains(part), "{words:?}: {text}");
         }
+    }
+
+    #[test]
+    fn limits_are_taken_over() {
+        let config = parse(&["-syn-rate-limit", "7", "-max-conns-per-port", "8", "-max-conns-total=9"]).unwrap();
+        let limits = config.limits;
+        assert_eq!((limits.syn_rate, limits.connections_per_port, limits.connections), (7, 8, 9));
     }
 
     #[test]

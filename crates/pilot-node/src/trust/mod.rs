@@ -198,6 +198,10 @@ impl TrustService {
                 node.spawn(async move {
                     let result = asking.directory.request_handshake(peer, &justification).await;
                     let result = result.map_err(|error| error.to_string());
+                    if result.is_ok() {
+                        // The answer may come over a tunnel of the peer's own making.
+                        asking.engine.with(|core, now| core.endpoint.open_reply_window(now, peer));
+                    }
                     let _ = asking.trust.change(|trust, _| trust.handle_relayed(id, result)).await;
                 });
             }

@@ -1,6 +1,8 @@
 //! A whole network in this process, on loopback.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
 
+pub mod client;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

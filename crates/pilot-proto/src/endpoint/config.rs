@@ -31,6 +31,9 @@ pub struct Limits {
     pub connections_per_port: usize,
     /// Connections of strangers waiting for the third packet, in total. Default 1,024. When full SYNs are dropped.
     pub half_open: usize,
+    /// SYNs of strangers served per second, all together; up to 256 may come at once. Default 100 (02 §11). When over it
+    /// SYNs are dropped.
+    pub syn_rate: u32,
     /// Datagrams and control packets of one peer waiting for its tunnel. Default 64 (01 §12.1). When full the sender gets an
     /// error.
     pub pending_per_peer: usize,
@@ -46,6 +49,7 @@ impl Default for Limits {
             connections: 65_536,
             connections_per_port: 1_024,
             half_open: 1_024,
+            syn_rate: 100,
             pending_per_peer: 64,
             events: 65_536,
         }

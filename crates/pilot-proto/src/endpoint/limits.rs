@@ -13,8 +13,9 @@ pub(crate) const KEY_EXCHANGE_GLOBAL: Rate = Rate { per_second: 2_000, burst: 2_
 pub(crate) const STRANGER_LOOKUPS: Rate = Rate { per_second: 100, burst: 200 };
 /// SYNs per second of one node (07 §7: 10 sustained, burst 64).
 pub(crate) const SYN_PER_NODE: Rate = Rate { per_second: 10, burst: 64 };
-/// SYNs per second of everybody (02 §11, 07 §7), charged only after the node's own bucket (02 §29.15).
-pub(crate) const SYN_GLOBAL: Rate = Rate { per_second: 100, burst: 256 };
+/// SYNs of everybody that may come at once; the rate is [`Limits::syn_rate`](super::Limits::syn_rate) (02 §11, 07 §7).
+/// Charged only after the node's own bucket (02 §29.15).
+const SYN_BURST: u32 = 256;
 /// SYNs per second of one node past the gate: it may run 256 streams at once (07 §16 item 31).
 pub(crate) const SYN_ADMITTED: Rate = Rate { per_second: 200, burst: 1_024 };
 /// RSTs per second to one node (02 §29.15).
@@ -32,6 +33,13 @@ pub(crate) const SCHEMES: usize = 16_384;
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
     pub(crate) burst: u32,
+}
+
+impl Rate {
+    /// SYNs of everybody.
+    pub(crate) fn of_syns(per_second: u32) -> Self {
+        Self { per_second, burst: per_second.max(SYN_BURST) }
+    }
 }
 
 /// A token bucket that keeps fractions (02 §11 shows what happens otherwise).

@@ -174,7 +174,7 @@ impl Endpoint {
             stranger_lookups: Bucket::new(now, limits::STRANGER_LOOKUPS),
             syn_by_node: Limiter::new(limits::SYN_PER_NODE),
             syn_admitted: Limiter::new(limits::SYN_ADMITTED),
-            syn_global: Bucket::new(now, limits::SYN_GLOBAL),
+            syn_global: Bucket::new(now, limits::Rate::of_syns(config.limits.syn_rate)),
             refused_once: Once::new(REFUSED_EVERY, limits::SOURCES),
             requery: Once::new(REQUERY_EVERY, limits::SOURCES),
             stranger_once: Once::new(STRANGER_EVERY, limits::SOURCES),

@@ -189,7 +189,7 @@ impl Endpoint {
             self.syn_admitted.take(now, node)
         } else {
             self.syn_by_node.take(now, node)
-                && self.syn_global.take(now, limits::SYN_GLOBAL)
+                && self.syn_global.take(now, limits::Rate::of_syns(self.limits.syn_rate))
                 && self.conns.half_open < self.limits.half_open
         };
         if !within {
