@@ -7,3 +7,4 @@ pub mod official;
 pub mod programs;
 pub mod scheme_a;
 pub mod sim;
+pub mod testnet;
