@@ -135,7 +135,12 @@ pub(crate) const SECTIONS: &[Section] = &[
     },
     Section {
         title: "Diagnose",
-        commands: &[&commands::peers::COMMAND, &commands::ping::COMMAND, &commands::bench::COMMAND],
+        commands: &[
+            &commands::peers::COMMAND,
+            &commands::connections::COMMAND,
+            &commands::ping::COMMAND,
+            &commands::bench::COMMAND,
+        ],
     },
     Section { title: "About", commands: &[&commands::context::COMMAND, &commands::version::COMMAND] },
 ];

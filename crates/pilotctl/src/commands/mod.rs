@@ -4,6 +4,7 @@ pub(crate) mod approve;
 pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod connect;
+pub(crate) mod connections;
 pub(crate) mod context;
 pub(crate) mod daemon_start;
 pub(crate) mod daemon_status;
