@@ -37,14 +37,15 @@ const DIR_MODE: u32 = 0o700;
 pub(crate) struct Store {
     env: Env,
     dir: Option<PathBuf>,
-    _lock: Option<Lock>,
+    /// Held from start to [`Store::close`]; whoever writes holds the mutex, so that nothing is written afterwards.
+    lock: Mutex<Option<Lock>>,
 }
 
 impl Store {
     /// Locks the directory of the identity file and loads the identity, or makes one.
     pub(crate) fn open(env: &Env, identity: Option<&Path>) -> Result<(Self, Arc<Identity>), NodeError> {
         let Some(path) = identity else {
-            let store = Self { env: env.clone(), dir: None, _lock: None };
+            let store = Self { env: env.clone(), dir: None, lock: Mutex::new(None) };
             return Ok((store, Arc::new(Identity::from_seed(env.seed()))));
         };
         let dir = parent(path).to_owned();
@@ -70,7 +71,12 @@ impl Store {
             }
             Err(source) => return Err(file_error(path)(source)),
         };
-        Ok((Self { env: env.clone(), dir: Some(dir), _lock: Some(lock) }, Arc::new(identity)))
+        Ok((Self { env: env.clone(), dir: Some(dir), lock: Mutex::new(Some(lock)) }, Arc::new(identity)))
+    }
+
+    /// Waits for a write under way and gives the directory up: another node may take it now.
+    pub(crate) fn close(&self) {
+        drop(self.lock.lock().take());
     }
 
     /// Whether anything is kept.
@@ -95,10 +101,12 @@ impl Store {
 
     /// Replaces the trust file; it is on disk when this returns.
     pub(crate) fn save_trust(&self, content: &[u8]) -> io::Result<()> {
-        match self.trust_path() {
-            Some(path) => self.env.fs().write_atomic(&path, content, FILE_MODE),
-            None => Ok(()),
+        let Some(path) = self.trust_path() else { return Ok(()) };
+        let held = self.lock.lock();
+        if held.is_none() {
+            return Err(io::Error::other("the node has stopped"));
         }
+        self.env.fs().write_atomic(&path, content, FILE_MODE)
     }
 
     fn memory_path(&self) -> Option<PathBuf> {
@@ -128,6 +136,10 @@ impl Store {
     /// Writes the memory if it changed since the last time.
     pub(crate) fn save_memory(&self, memory: &Mutex<Memory>) {
         let Some(path) = self.memory_path() else { return };
+        let held = self.lock.lock();
+        if held.is_none() {
+            return;
+        }
         let text = {
             let mut memory = memory.lock();
             if !std::mem::take(&mut memory.changed) {

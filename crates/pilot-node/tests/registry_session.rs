@@ -81,3 +81,27 @@ async fn a_node_that_stops_says_goodbye() {
     patient(node.node.shutdown(std::time::Duration::from_secs(5))).await;
     assert_eq!(holder(registry, "bob").await, 0, "not found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_tls_is_reached_by_its_fingerprint_and_another_is_refused() {
+    let home = tempfile::TempDir::new().unwrap();
+    let mut settings = RendezvousConfig::loopback();
+    settings.tls = pilot_rendezvous::Tls::SelfSigned;
+    let rendezvous = Rendezvous::start(Env::real(), settings).await.unwrap();
+    let mut config = pilot_node::NodeConfig {
+        registry: rendezvous.registry_addr().to_string(),
+        beacon: Some(rendezvous.beacon_addr().to_string()),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        identity: Some(home.path().join("identity.key")),
+        registry_fingerprint: rendezvous.fingerprint(),
+        ..pilot_node::NodeConfig::default()
+    };
+    let node = patient(pilot_node::Node::start(Env::real(), config.clone())).await.unwrap();
+    assert_ne!(patient(node.registered()).await.node, 0);
+    node.shutdown(std::time::Duration::from_secs(5)).await;
+    config.registry_fingerprint = Some("00".repeat(32).parse().unwrap());
+    let node = patient(pilot_node::Node::start(Env::real(), config)).await.unwrap();
+    let info = node.info();
+    assert_eq!(info["registered"], false);
+    assert!(info["registry_error"].as_str().unwrap().contains("fingerprint mismatch"), "{info}");
+}

@@ -369,7 +369,11 @@ impl Node {
         shared.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), shared.tasks.wait()).await;
         let shared = self.shared.clone();
-        let _ = tokio::task::spawn_blocking(move || shared.store.save_memory(&shared.memory)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            shared.store.save_memory(&shared.memory);
+            shared.store.close();
+        })
+        .await;
     }
 }
 
