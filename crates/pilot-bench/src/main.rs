@@ -19,7 +19,7 @@ use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 use pilot_wire::SocketAddress;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Port the receiving application binds.
+/// First port the receiving application binds; each round has its own, because old daemons free a port late.
 const SINK_PORT: u16 = 5000;
 /// Echo service.
 const ECHO_PORT: u16 = 7;
@@ -109,8 +109,11 @@ fn measure(runtime: &tokio::runtime::Runtime, product: &Release, options: &Optio
     runtime.block_on(async {
         let client = Driver::connect(&socket_a).await?;
         let mut rates = Vec::new();
-        for _ in 0..options.rounds {
-            rates.push(transfer(&client, &socket_b, target, options.size_mb * 1_000_000).await?);
+        for round in 0..options.rounds {
+            let port = SINK_PORT + u16::try_from(round)?;
+            rates.push(
+                transfer(&client, &socket_b, SocketAddress::new(target, port), options.size_mb * 1_000_000).await?,
+            );
         }
         rates.sort_by(f64::total_cmp);
         figures.transfer_best = rates.last().copied().unwrap_or_default();
@@ -142,9 +145,9 @@ fn measure(runtime: &tokio::runtime::Runtime, product: &Release, options: &Optio
 }
 
 /// One way, application to application; the clock stops when the receiver has said that it has everything.
-async fn transfer(client: &Driver, receiver: &Path, target: pilot_wire::Address, bytes: usize) -> Result<f64> {
+async fn transfer(client: &Driver, receiver: &Path, target: SocketAddress, bytes: usize) -> Result<f64> {
     let server = Driver::connect(receiver).await?;
-    let listener = server.listen(SINK_PORT).await?;
+    let listener = server.listen(target.port).await?;
     let sink = tokio::spawn(async move {
         let mut stream = listener.accept().await?;
         let mut buf = vec![0; 256 * 1024];
@@ -161,7 +164,7 @@ async fn transfer(client: &Driver, receiver: &Path, target: pilot_wire::Address,
         let _ = stream.read(&mut buf).await;
         anyhow::Ok(())
     });
-    let mut stream = client.dial(SocketAddress::new(target, SINK_PORT)).await?;
+    let mut stream = client.dial(target).await?;
     let chunk = vec![0x5A; 256 * 1024];
     let started = Instant::now();
     let mut left = bytes;
