@@ -107,7 +107,10 @@ pub(crate) struct Section {
 /// Every command there is.
 pub(crate) const SECTIONS: &[Section] = &[
     Section { title: "See it work", commands: &[&commands::demo::COMMAND] },
-    Section { title: "Set up", commands: &[&commands::init::COMMAND, &commands::config::COMMAND] },
+    Section {
+        title: "Set up",
+        commands: &[&commands::init::COMMAND, &commands::config::COMMAND, &commands::rendezvous::COMMAND],
+    },
     Section {
         title: "Daemon",
         commands: &[

@@ -20,6 +20,7 @@ pub(crate) mod pending;
 pub(crate) mod ping;
 pub(crate) mod recv;
 pub(crate) mod reject;
+pub(crate) mod rendezvous;
 pub(crate) mod send;
 pub(crate) mod set_hostname;
 pub(crate) mod trust;
