@@ -207,7 +207,7 @@ impl Endpoint {
     /// connections are told that these were reset.
     pub fn forget_peer(&mut self, now: Instant, node: u32) {
         let Some(slot) = self.peers.find(node) else { return };
-        self.fail_dials(now, slot, super::DialFailure::Cancelled, "peer forgotten");
+        self.fail_dials(now, slot, super::DialFailure::UntrustedLikely, "trust was ended while dialling");
         for at in self.conns.of_peer(slot) {
             if let Some(conn) = self.conns.get_mut(at) {
                 conn.stream.abandon(crate::stream::CloseReason::Local);

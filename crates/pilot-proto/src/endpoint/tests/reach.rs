@@ -255,3 +255,14 @@ fn a_node_with_a_new_key_is_served_once_the_registry_knows_it() {
     net.run(15 * SECOND);
     net.echo(0, 1, b"new key", 15 * SECOND);
 }
+
+#[test]
+fn a_dial_under_way_when_trust_ends_is_told_so() {
+    let mut net = strangers();
+    net.trust(0, 1);
+    let conn = net.dial(0, 1, 7);
+    let now = net.now;
+    net.nodes[0].ep.forget_peer(now, 2);
+    net.settle();
+    assert!(matches!(net.dial_error(0, conn), Some(e) if e.failure == DialFailure::UntrustedLikely));
+}
