@@ -184,7 +184,8 @@ fn conn_json(conn: &ConnInfo) -> Value {
         "remote_port": conn.remote.port,
         "state": conn.state.name(),
         "cong_win": s.cong_win,
-        "ssthresh": s.ssthresh,
+        // "None yet" is the largest value inside; readers of JSON keep 53 bits at the most.
+        "ssthresh": s.ssthresh.min(u64::from(u32::MAX)),
         "in_flight": s.in_flight,
         "srtt_ms": s.srtt_ms,
         "rttvar_ms": s.rttvar_ms,
