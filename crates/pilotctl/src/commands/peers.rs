@@ -47,15 +47,24 @@ fn table(peers: &[&Value], query: Option<&str>) -> String {
             None => "no peers connected\n  peers appear when you communicate with other nodes\n".into(),
         };
     }
-    let mut text = format!("{:<10}  {:<30}  {:<20}  {}\n", "NODE ID", "ENDPOINT", "ENCRYPTED", "AUTH");
+    // Only our daemon tells by which way and under which keys it talks.
+    let more = peers.iter().any(|peer| peer["path"].is_string());
+    let mut rows = vec![["NODE ID", "ENDPOINT", "ENCRYPTED", "AUTH", "PATH", "KEYS"].map(str::to_owned)];
     for peer in peers.iter().take(MOST_ROWS) {
-        text.push_str(&format!(
-            "{:<10}  {:<30}  {:<20}  {}\n",
-            peer["node_id"].as_u64().unwrap_or(0),
-            super::line(peer["endpoint"].as_str().unwrap_or_default()),
-            if peer["encrypted"] == true { "yes (AES-256-GCM)" } else { "no" },
-            if peer["authenticated"] == true { "yes (Ed25519)" } else { "no" },
-        ));
+        let word = |key: &str| super::line(peer[key].as_str().unwrap_or("-")).to_string();
+        rows.push([
+            peer["node_id"].as_u64().unwrap_or(0).to_string(),
+            super::line(peer["endpoint"].as_str().unwrap_or_default()).to_string(),
+            if peer["encrypted"] == true { "yes (AES-256-GCM)" } else { "no" }.to_owned(),
+            if peer["authenticated"] == true { "yes (Ed25519)" } else { "no" }.to_owned(),
+            word("path"),
+            format!("scheme {}, generation {}", word("scheme"), peer["generation"].as_u64().unwrap_or(0)),
+        ]);
+    }
+    let mut text = String::new();
+    for [node, endpoint, encrypted, auth, path, keys] in &rows {
+        text.push_str(&format!("{node:<10}  {endpoint:<30}  {encrypted:<20}  "));
+        text.push_str(&if more { format!("{auth:<13}  {path:<6}  {keys}\n") } else { format!("{auth}\n") });
     }
     if peers.len() > MOST_ROWS {
         text.push_str(&format!("… and {} more (all of them: pilotctl --json peers)\n", peers.len() - MOST_ROWS));
