@@ -1,11 +1,17 @@
 //! Datagrams that arrive from the daemon (03 §7).
+//!
+//! Our daemon gives the datagrams of a bound port to the socket that bound it; official daemons give every datagram to
+//! every socket. So a driver takes those of a port that it listens on from the listener's socket, and all others from
+//! its control socket: each once, with either daemon.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 use pilot_wire::SocketAddress;
+use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 
@@ -31,6 +37,10 @@ pub(crate) struct DatagramQueue {
 #[derive(Default)]
 struct Inner {
     queue: VecDeque<Datagram>,
+    /// Ports that listeners hold, and the feed of each.
+    bound: FxHashMap<u16, u64>,
+    /// Number of the newest feed.
+    feeds: u64,
     dropped: u64,
     failure: Option<String>,
     ended: bool,
@@ -38,33 +48,12 @@ struct Inner {
 }
 
 impl DatagramQueue {
-    pub(crate) fn push(&self, datagram: Datagram) {
-        let mut inner = self.inner.lock();
-        if inner.queue.len() >= QUEUE_LIMIT {
-            inner.dropped += 1;
-            return;
-        }
-        inner.queue.push_back(datagram);
-        inner.waiting.drain(..).for_each(Waker::wake);
-    }
-
-    /// An earlier datagram could not be sent.
-    pub(crate) fn failed(&self, why: String) {
-        self.inner.lock().failure = Some(why);
-    }
-
     pub(crate) fn take_failure(&self) -> Option<String> {
         self.inner.lock().failure.take()
     }
 
     pub(crate) fn dropped(&self) -> u64 {
         self.inner.lock().dropped
-    }
-
-    pub(crate) fn end(&self) {
-        let mut inner = self.inner.lock();
-        inner.ended = true;
-        inner.waiting.drain(..).for_each(Waker::wake);
     }
 
     pub(crate) async fn next(&self) -> Result<Datagram, Error> {
@@ -82,5 +71,86 @@ impl DatagramQueue {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// The way into the queue from one socket.
+pub(crate) struct Feed {
+    queue: Arc<DatagramQueue>,
+    /// Tells feeds of one queue apart.
+    id: u64,
+    /// The port of the listener whose socket this is; none for the control socket.
+    port: Option<u16>,
+}
+
+impl Feed {
+    /// For the control socket: every port but those that listeners hold. The queue ends with this feed.
+    pub(crate) fn control(queue: Arc<DatagramQueue>) -> Self {
+        Self::new(queue, None)
+    }
+
+    /// For the socket of a listener: its port alone, from [`claim`](Self::claim) on.
+    pub(crate) fn listener(queue: Arc<DatagramQueue>, port: u16) -> Self {
+        Self::new(queue, Some(port))
+    }
+
+    fn new(queue: Arc<DatagramQueue>, port: Option<u16>) -> Self {
+        let id = {
+            let mut inner = queue.inner.lock();
+            inner.feeds += 1;
+            inner.feeds
+        };
+        Self { queue, id, port }
+    }
+
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The daemon has bound the listener's port.
+    pub(crate) fn claim(&self) {
+        if let Some(port) = self.port {
+            self.queue.inner.lock().bound.insert(port, self.id);
+        }
+    }
+
+    /// Takes a datagram, unless it comes over another socket as well or the queue is full.
+    pub(crate) fn push(&self, from: SocketAddress, port: u16, data: &[u8]) {
+        let mut inner = self.queue.inner.lock();
+        let ours = match inner.bound.get(&port) {
+            Some(holder) => *holder == self.id,
+            None => self.port.is_none(),
+        };
+        if !ours || inner.ended {
+            return;
+        }
+        if inner.queue.len() >= QUEUE_LIMIT {
+            inner.dropped += 1;
+            return;
+        }
+        inner.queue.push_back(Datagram { from, port, data: data.to_vec() });
+        inner.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// An earlier datagram could not be sent.
+    pub(crate) fn failed(&self, why: String) {
+        self.queue.inner.lock().failure = Some(why);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let mut inner = self.queue.inner.lock();
+        match self.port {
+            // The port may have gone to a later listener of this driver meanwhile.
+            Some(port) if inner.bound.get(&port) == Some(&self.id) => {
+                inner.bound.remove(&port);
+            }
+            Some(_) => {}
+            None => {
+                inner.ended = true;
+                inner.waiting.drain(..).for_each(Waker::wake);
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use pilot_wire::ipc::{HandshakeCommand, NetworkCommand, Request, text};
 use pilot_wire::{SocketAddress, json};
 use serde_json::Value;
 
-use crate::datagram::{Datagram, DatagramQueue};
+use crate::datagram::{Datagram, DatagramQueue, Feed};
 use crate::error::{Error, system_text};
 use crate::link::{Link, Reply, Transport};
 use crate::listener::Listener;
@@ -101,7 +101,7 @@ impl Driver {
 
     fn new(connector: Option<Connector>, control: Link) -> Self {
         let datagrams = Arc::new(DatagramQueue::default());
-        control.set_datagrams(Arc::clone(&datagrams));
+        control.set_datagrams(Feed::control(Arc::clone(&datagrams)));
         Self { inner: Arc::new(Inner { connector, control, datagrams, plain_datagrams: AtomicBool::new(false) }) }
     }
 
@@ -142,12 +142,18 @@ impl Driver {
         tokio::time::timeout(limit, self.dial(to)).await.unwrap_or(Err(Error::Timeout { op: "dial" }))
     }
 
-    /// Binds a port. Exactly that port: 0 is a port like any other.
+    /// Binds a port. Exactly that port: 0 is a port like any other. Datagrams to it come out of
+    /// [`recv_from`](Self::recv_from); they share the listener's socket, so they wait, and get lost, behind an accepted
+    /// stream that is not read.
     ///
     /// # Errors
     /// [`Error::Daemon`]: `port N already bound`.
     pub async fn listen(&self, port: u16) -> Result<Listener, Error> {
-        Listener::bind(self.link().await?, port).await
+        let link = self.link().await?;
+        if self.inner.connector.is_some() {
+            link.set_datagrams(Feed::listener(Arc::clone(&self.inner.datagrams), port));
+        }
+        Listener::bind(link, port).await
     }
 
     // --- Datagrams -----------------------------------------------------------------------------------------------
@@ -171,7 +177,7 @@ impl Driver {
         self.inner.control.send(OP, &Request::SendTo { to, data })
     }
 
-    /// The next datagram, whatever port it was sent to. Cancel safe. Up to 256 are kept; newer ones are dropped.
+    /// The next datagram, whatever port it was sent to, those of this driver's listeners included. Cancel safe. Up to 256 are kept; newer ones are dropped.
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon is gone.

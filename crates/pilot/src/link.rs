@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
 
-use crate::datagram::{Datagram, DatagramQueue};
+use crate::datagram::Feed;
 use crate::error::Error;
 use crate::listener::{AcceptQueue, Incoming};
 use crate::outbox::Outbox;
@@ -69,7 +69,8 @@ struct State {
     waiting: VecDeque<Waiter>,
     streams: FxHashMap<u32, Arc<Cell>>,
     listeners: FxHashMap<u16, Arc<AcceptQueue>>,
-    datagrams: Option<Arc<DatagramQueue>>,
+    /// What this socket's datagrams go through.
+    datagrams: Option<Feed>,
     down: bool,
 }
 
@@ -172,16 +173,19 @@ impl Link {
 
     /// Refuses what still arrives for a port.
     pub(crate) fn remove_listener(&self, port: u16) {
-        self.shared().state.lock().listeners.remove(&port);
+        let mut state = self.shared().state.lock();
+        state.listeners.remove(&port);
+        if state.datagrams.as_ref().is_some_and(|feed| feed.port() == Some(port)) {
+            state.datagrams = None;
+        }
     }
 
     /// Takes datagrams from this socket from now on.
-    pub(crate) fn set_datagrams(&self, queue: Arc<DatagramQueue>) {
+    pub(crate) fn set_datagrams(&self, feed: Feed) {
         let mut state = self.shared().state.lock();
-        if state.down {
-            queue.end();
+        if !state.down {
+            state.datagrams = Some(feed);
         }
-        state.datagrams = Some(queue);
     }
 }
 
@@ -214,9 +218,8 @@ impl Shared {
         }
         streams.drain().for_each(|(_, cell)| cell.disconnected());
         listeners.drain().for_each(|(_, queue)| queue.end());
-        if let Some(queue) = datagrams.take() {
-            queue.end();
-        }
+        // The feed of the control socket ends the queue with itself.
+        *datagrams = None;
     }
 
     fn handle(&self, answer: Answer<'_>) {
@@ -236,10 +239,16 @@ impl Shared {
             }
             Answer::Accept { local_port, conn, remote } => self.accept(local_port, conn, remote),
             Answer::RecvFrom { from, port, data } => {
-                let queue = self.state.lock().datagrams.clone();
-                if let Some(queue) = queue {
-                    queue.push(Datagram { from, port, data: data.to_vec() });
+                if let Some(feed) = &self.state.lock().datagrams {
+                    feed.push(from, port, data);
                 }
+            }
+            Answer::BindOk { .. } => {
+                // Here and not where the listener waits: the port's first datagram may be right behind.
+                if let Some(feed) = &self.state.lock().datagrams {
+                    feed.claim();
+                }
+                self.answer(op::BIND_OK, Reply::Done);
             }
             Answer::DialOk { conn } => self.dialled(conn),
             Answer::Error { text, .. } => self.refused(text),
@@ -300,8 +309,8 @@ impl Shared {
         let confirms = state.waiting.front().is_some_and(|waiter| waiter.answer == op::SEND_TO_CONFIRM_OK);
         if text::is_asynchronous(&reason) && !(confirms && reason.starts_with("sendto:")) {
             if reason.starts_with("sendto:") {
-                if let Some(queue) = &state.datagrams {
-                    queue.failed(reason);
+                if let Some(feed) = &state.datagrams {
+                    feed.failed(reason);
                 }
                 return;
             }

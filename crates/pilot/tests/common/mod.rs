@@ -2,24 +2,37 @@
 
 #![allow(dead_code)] // Each test program uses its part.
 
-use pilot::Driver;
+use pilot::{Driver, Transport};
+use pilot_env::{Env, UnixListener};
 use pilot_wire::frame::FrameDecoder;
 use pilot_wire::ipc::Answer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The daemon's end.
 pub(crate) struct Fake {
-    io: DuplexStream,
+    io: Box<dyn Transport>,
     decoder: FrameDecoder,
 }
 
 /// A driver and the daemon it talks to, `space` bytes apart.
 pub(crate) fn pair(space: usize) -> (Driver, Fake) {
     let (ours, theirs) = tokio::io::duplex(space);
-    (Driver::over(ours), Fake { io: theirs, decoder: FrameDecoder::default() })
+    (Driver::over(ours), Fake::new(theirs))
+}
+
+/// A driver that reaches its daemon by path, and so over several sockets: the first, and where the others come in.
+pub(crate) async fn by_path(dir: &std::path::Path) -> (Driver, Fake, UnixListener) {
+    let path = dir.join("pilot.sock");
+    let door = Env::real().unix_listen(&path, 0o600).unwrap();
+    let (driver, control) = tokio::join!(Driver::connect(&path), door.accept());
+    (driver.unwrap(), Fake::new(control.unwrap()), door)
 }
 
 impl Fake {
+    pub(crate) fn new(io: impl Transport) -> Self {
+        Self { io: Box::new(io), decoder: FrameDecoder::default() }
+    }
+
     /// The body of the next frame, or `None` at the end.
     pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
         loop {
