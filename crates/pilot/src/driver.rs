@@ -177,7 +177,8 @@ impl Driver {
         self.inner.control.send(OP, &Request::SendTo { to, data })
     }
 
-    /// The next datagram, whatever port it was sent to, those of this driver's listeners included. Cancel safe. Up to 256 are kept; newer ones are dropped.
+    /// The next datagram, whatever port it was sent to, those of this driver's listeners included. Cancel safe. Up to 256
+    /// are kept; newer ones are dropped.
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon is gone.
