@@ -2,12 +2,12 @@
 //!
 //! Everything lives inside the namespaces of [`crate::isolate::isolated`]. A namespace is held by a descriptor, so that
 //! hosts, links and rules vanish with the [`Lab`] or with the process, whatever ends it. Addresses are
-//! `10.99.0.1` for the first host, `10.99.0.2` for the second.
+//! `10.99.0.1` and `fd99::1` for the first host, `10.99.0.2` and `fd99::2` for the second.
 #![allow(clippy::disallowed_methods)] // this module starts real processes
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -24,13 +24,14 @@ pub struct Host {
     name: &'static str,
     namespace: File,
     ip: Ipv4Addr,
+    ipv6: Ipv6Addr,
 }
 
 /// Two hosts on one link that drops IP fragments and counts them.
 pub struct Lab {
-    /// `10.99.0.1`.
+    /// `10.99.0.1`, `fd99::1`.
     pub left: Host,
-    /// `10.99.0.2`.
+    /// `10.99.0.2`, `fd99::2`.
     pub right: Host,
 }
 
@@ -43,8 +44,8 @@ pub fn needed() -> Result<(), Unavailable> {
 impl Lab {
     /// Builds both hosts and the link.
     pub fn new() -> Result<Self> {
-        let left = Host::new("left", Ipv4Addr::new(10, 99, 0, 1))?;
-        let right = Host::new("right", Ipv4Addr::new(10, 99, 0, 2))?;
+        let left = Host::new("left", 1)?;
+        let right = Host::new("right", 2)?;
         run(Command::new("ip").args(["link", "add", "left", "type", "veth", "peer", "name", "right"]))?;
         for host in [&left, &right] {
             let namespace = host.path();
@@ -52,6 +53,9 @@ impl Lab {
             let address = format!("{}/24", host.ip);
             run(host.command("ip").args(["link", "set", "lo", "up"]))?;
             run(host.command("ip").args(["addr", "add", &address, "dev", host.name]))?;
+            // Without duplicate address detection, the address serves at once.
+            let ipv6 = format!("{}/64", host.ipv6);
+            run(host.command("ip").args(["-6", "addr", "add", &ipv6, "dev", host.name, "nodad"]))?;
             run(host.command("ip").args(["link", "set", host.name, "mtu", &MTU.to_string(), "up"]))?;
             host.drop_fragments()?;
         }
@@ -65,7 +69,7 @@ impl Lab {
 }
 
 impl Host {
-    fn new(name: &'static str, ip: Ipv4Addr) -> Result<Self> {
+    fn new(name: &'static str, number: u8) -> Result<Self> {
         // A thread of its own leaves for a new namespace; the descriptor keeps that namespace when the thread ends.
         let namespace = std::thread::spawn(|| {
             // SAFETY: unshare affects the calling thread only.
@@ -77,12 +81,19 @@ impl Host {
         .join()
         .map_err(|_| anyhow!("namespace thread"))?
         .context("make a network namespace")?;
-        Ok(Self { name, namespace, ip })
+        let ip = Ipv4Addr::new(10, 99, 0, number);
+        let ipv6 = Ipv6Addr::new(0xFD99, 0, 0, 0, 0, 0, 0, number.into());
+        Ok(Self { name, namespace, ip, ipv6 })
     }
 
     /// Address on the link.
     pub fn ip(&self) -> IpAddr {
         IpAddr::V4(self.ip)
+    }
+
+    /// IPv6 address on the link.
+    pub fn ipv6(&self) -> IpAddr {
+        IpAddr::V6(self.ipv6)
     }
 
     fn path(&self) -> String {
@@ -124,9 +135,11 @@ impl Host {
     }
 
     fn drop_fragments(&self) -> Result<()> {
-        // Before defragmentation: more-fragments flag or a fragment offset.
+        // Before defragmentation. IPv4: more-fragments flag or a fragment offset; IPv6: a fragment header.
         let rules = "table ip lab {\n chain input_raw {\n  type filter hook prerouting priority -450;\n  \
-                     ip frag-off & 0x3fff != 0 counter drop\n }\n}\n";
+                     ip frag-off & 0x3fff != 0 counter drop\n }\n}\n\
+                     table ip6 lab {\n chain input_raw {\n  type filter hook prerouting priority -450;\n  \
+                     exthdr frag exists counter drop\n }\n}\n";
         let mut nft = self.command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("nft")?;
         nft.stdin.take().context("nft input")?.write_all(rules.as_bytes())?;
         if !nft.wait()?.success() {
@@ -136,7 +149,12 @@ impl Host {
     }
 
     fn fragments_dropped(&self) -> Result<u64> {
-        let output = self.command("nft").args(["-j", "list", "table", "ip", "lab"]).output()?;
+        Ok(self.counter("ip")? + self.counter("ip6")?)
+    }
+
+    /// The counter of the rule for one address family, as nft calls it.
+    fn counter(&self, family: &str) -> Result<u64> {
+        let output = self.command("nft").args(["-j", "list", "table", family, "lab"]).output()?;
         let listing: serde_json::Value = serde_json::from_slice(&output.stdout).context("nft listing")?;
         let rules = listing["nftables"].as_array().context("nft listing")?;
         rules
