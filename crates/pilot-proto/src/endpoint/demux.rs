@@ -38,7 +38,11 @@ impl Endpoint {
                         let frame = datagram.get_mut(RELAY_DELIVER_HEADER_LEN..).unwrap_or_default();
                         self.handle_frame(now, Via::Relay, Some(src), frame);
                     }
-                    BeaconMessage::Notify { kind: NOTIFY_HANDSHAKE } => self.notice(Event::HandshakeWaiting),
+                    BeaconMessage::Notify { kind: NOTIFY_HANDSHAKE } => {
+                        if self.notices.arrived(now) {
+                            self.notice(Event::HandshakeWaiting);
+                        }
+                    }
                     _ => self.handle_beacon(now, &message),
                 }
             }
@@ -167,12 +171,28 @@ impl Endpoint {
         self.service_peer(now, slot);
     }
 
+    /// Whether frames of a session we do not have weighed as much as the answer. What the beacon relays goes back through
+    /// the beacon, which nobody else can be made to pay for.
+    fn stranger_paid(&mut self, via: Via, node: u32, len: usize) -> bool {
+        match via {
+            Via::Direct(from) => self.stranger_owed.pay((node, from), len, limits::STRANGER_COST),
+            Via::Relay => true,
+        }
+    }
+
     fn handle_secure(&mut self, now: Instant, via: Via, node: u32, frame: &mut [u8]) {
         let len = frame.len();
         let Some(slot) = self.peers.find(node) else {
             self.counters.no_session += 1;
-            // Perhaps we restarted and the peer did not notice. Answer only nodes that exist (07 D20), and seldom.
-            if self.stranger_once.pass(now, node) {
+            // Perhaps we restarted and the peer did not notice. Answer only nodes that exist, seldom, and with no more
+            // bytes than came (07 D20): whoever repeats a small frame has soon paid for the answer.
+            if self.stranger_paid(via, node, len)
+                && self.stranger_once.pass(now, node)
+                && self.exchange_allowed(now, via, node)
+            {
+                if let Via::Direct(from) = via {
+                    self.stranger_owed.spend(&(node, from));
+                }
                 match self.expected_key(node) {
                     Some(_) => self.greet_stranger(now, via, node),
                     None => self.ask_key(now, node, Some(Waiting::Stranger(via)), false),

@@ -102,7 +102,9 @@ pub enum Event {
     },
     /// The beacon saw the tunnel socket at this address: register it (01 rule 16). Raised on each change.
     ObservedEndpoint(SocketAddr),
-    /// The beacon says that a handshake message waits at the registry (07 §8.1).
+    /// The beacon says that a handshake message waits at the registry (07 §8.1). At most
+    /// [`NOTIFY_BURST`](crate::directory::NOTIFY_BURST) at once, then one per
+    /// [`NOTIFY_INTERVAL`](crate::directory::NOTIFY_INTERVAL); more of them in between are told as one.
     HandshakeWaiting,
 }
 

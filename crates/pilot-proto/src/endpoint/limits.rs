@@ -3,7 +3,10 @@
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use pilot_wire::tunnel::AUTH_LEN;
 use rustc_hash::FxHashMap;
+
+use crate::directory::{NOTIFY_BURST, NOTIFY_INTERVAL};
 
 /// Key exchange frames per second from one IP address, or from one claimed node by relay (07 rule 14, §5.2).
 pub(crate) const KEY_EXCHANGE_RATE: Rate = Rate { per_second: 5, burst: 10 };
@@ -22,6 +25,9 @@ pub(crate) const SYN_ADMITTED: Rate = Rate { per_second: 200, burst: 1_024 };
 pub(crate) const RST_PER_NODE: Rate = Rate { per_second: 50, burst: 128 };
 /// Answers to control packets per second to one node (07 rule 20). A prober sends one per 200 ms at most.
 pub(crate) const PONG_PER_NODE: Rate = Rate { per_second: 20, burst: 40 };
+/// What the first answer to a stranger's frame weighs, bytes: a key exchange. An address that has proven nothing gets it
+/// only for at least as many bytes (07 D20).
+pub(crate) const STRANGER_COST: usize = AUTH_LEN;
 /// Entries of a table of buckets or sources (02 §11, 07 §5.2). When full the entry unused longest goes.
 pub(crate) const SOURCES: usize = 4_096;
 
@@ -252,6 +258,74 @@ impl<K: Hash + Eq + Copy> Once<K> {
                 true
             }
         }
+    }
+}
+
+/// Bytes that came from unproven sources and were not answered yet, so that an answer never weighs more than what provoked
+/// it (07 D20).
+#[derive(Debug)]
+pub(crate) struct Owed<K> {
+    bytes: Lru<K, usize>,
+}
+
+impl<K: Hash + Eq + Copy> Owed<K> {
+    pub(crate) fn new() -> Self {
+        Self { bytes: Lru::new(SOURCES) }
+    }
+
+    /// Counts a frame of `len` bytes. Returns whether the source has paid for an answer of `cost` bytes; more than one
+    /// answer cannot be saved up.
+    pub(crate) fn pay(&mut self, key: K, len: usize, cost: usize) -> bool {
+        let bytes = self.bytes.get_or_insert(key, || 0);
+        *bytes = bytes.saturating_add(len).min(cost);
+        *bytes == cost
+    }
+
+    /// The answer goes out.
+    pub(crate) fn spend(&mut self, key: &K) {
+        self.bytes.remove(key);
+    }
+}
+
+/// Passes notices on: a burst at once, then one per interval. What comes too fast becomes one notice when the next is
+/// allowed, so none is lost and at most one waits.
+#[derive(Debug)]
+pub(crate) struct Notices {
+    /// When the burst is whole again.
+    whole: Instant,
+    due: Option<Instant>,
+}
+
+impl Notices {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { whole: now, due: None }
+    }
+
+    /// A notice came. Returns whether it passes now.
+    pub(crate) fn arrived(&mut self, now: Instant) -> bool {
+        if self.due.is_none() {
+            self.due = Some(now.max(self.next_allowed(now)));
+        }
+        self.pass(now)
+    }
+
+    /// Whether one passes now: the one that waited, if its time has come.
+    pub(crate) fn pass(&mut self, now: Instant) -> bool {
+        let passes = self.due.is_some_and(|due| due <= now);
+        if passes {
+            self.due = None;
+            self.whole = self.whole.max(now) + NOTIFY_INTERVAL;
+        }
+        passes
+    }
+
+    /// When [`Self::pass`] is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    fn next_allowed(&self, now: Instant) -> Instant {
+        self.whole.checked_sub(NOTIFY_INTERVAL * (NOTIFY_BURST - 1)).unwrap_or(now)
     }
 }
 

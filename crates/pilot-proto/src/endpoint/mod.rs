@@ -68,7 +68,7 @@ use crate::stream::StreamConfig;
 use crate::tunnel::TunnelConfig;
 use conns::Conns;
 use gate::Gate;
-use limits::{Bucket, Limiter, Lru, Once};
+use limits::{Bucket, Limiter, Lru, Notices, Once, Owed};
 use peers::{LOOKUPS, Lookups, Peers};
 use ports::Ports;
 use timers::{Owner, Timers};
@@ -132,6 +132,9 @@ pub struct Endpoint {
     refused_once: Once<(u32, u16)>,
     requery: Once<u32>,
     stranger_once: Once<u32>,
+    /// By claimed node and address: what frames of sessions we do not have weighed.
+    stranger_owed: Owed<(u32, SocketAddr)>,
+    notices: Notices,
 }
 
 impl Endpoint {
@@ -178,6 +181,8 @@ impl Endpoint {
             refused_once: Once::new(REFUSED_EVERY, limits::SOURCES),
             requery: Once::new(REQUERY_EVERY, limits::SOURCES),
             stranger_once: Once::new(STRANGER_EVERY, limits::SOURCES),
+            stranger_owed: Owed::new(),
+            notices: Notices::new(now),
             identity: config.identity,
         }
     }
@@ -204,6 +209,9 @@ impl Endpoint {
 
     /// The time of [`Self::poll_timeout`] has come. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.notices.pass(now) {
+            self.notice(Event::HandshakeWaiting);
+        }
         // A connection whose pace allows a packet now keeps that deadline until the packet is polled, so every owner gets
         // one turn and no more.
         let mut due = std::mem::take(&mut self.due);
@@ -297,7 +305,7 @@ impl Endpoint {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.beacon.poll_timeout(), self.timers.next()].into_iter().flatten().min()
+        [self.beacon.poll_timeout(), self.timers.next(), self.notices.due()].into_iter().flatten().min()
     }
 
     /// An event that may be dropped when nobody takes events.

@@ -399,3 +399,87 @@ fn refusals_are_told_at_most_every_ten_seconds_but_all_counted() {
     let told = net.nodes[0].events.iter().filter(|e| matches!(e, Event::Refused { .. })).count();
     assert_eq!((told, net.info(0).counters.refused), (1, 100));
 }
+
+/// A `PILS` frame of a session nobody has, `len` bytes long.
+fn stray(node: u32, counter: u64, len: usize) -> Vec<u8> {
+    let mut frame = SecureHeader { node, nonce: Nonce { prefix: [1; 4], counter } }.to_bytes().to_vec();
+    frame.resize(len, 0);
+    frame
+}
+
+#[test]
+fn an_address_that_proves_nothing_never_gets_more_bytes_than_it_sent() {
+    for (len, pause_ms) in [(70, 20), (70, 1_000), (70, 5_000), (135, 4_000), (136, 4_000), (1_400, 100)] {
+        let mut net = Net::new();
+        net.add(1);
+        let nodes: Vec<u32> = (2..7).collect();
+        for node in &nodes {
+            Old::join(&mut net, *node, Scheme::B);
+        }
+        net.record = true;
+        let victim = addr(MALLORY);
+        let mut paid = 0;
+        for counter in 0..40 {
+            for node in &nodes {
+                net.inject(victim, net.nodes[0].addr, &stray(*node, counter, len));
+                paid += len;
+                net.run_ms(pause_ms / 4);
+                let cost: usize = net.sent.iter().filter(|s| s.1 == victim).map(|s| s.2.len()).sum();
+                assert!(cost <= paid, "{cost} bytes for {paid} in frames of {len}");
+            }
+        }
+        // It is not silence that keeps the balance: a peer that did not notice our restart is told.
+        assert!(net.sent.iter().any(|s| s.1 == victim), "frames of {len} every {pause_ms} ms");
+    }
+}
+
+#[test]
+fn what_comes_by_relay_is_answered_at_its_first_frame() {
+    let mut net = Net::with_beacon();
+    net.add(1);
+    net.run(SECOND);
+    Old::join(&mut net, 2, Scheme::B);
+    net.record = true;
+    let frame = stray(2, 1, 70);
+    net.inject(addr(BEACON), net.nodes[0].addr, &emitted(&BeaconMessage::RelayDeliver { src: 2, frame: &frame }));
+    net.run_ms(100);
+    assert!(net.sent.iter().any(|s| matches!(BeaconMessage::parse(&s.2), Some(BeaconMessage::Relay { dst: 2, .. }))));
+}
+
+#[test]
+fn strays_of_many_nodes_from_one_address_are_answered_sparingly() {
+    let mut net = Net::new();
+    net.add(1);
+    for node in 2..102 {
+        Old::join(&mut net, node, Scheme::B);
+    }
+    net.record = true;
+    for node in 2..102 {
+        net.inject(addr(MALLORY), net.nodes[0].addr, &stray(node, 1, 1_400));
+    }
+    net.run_ms(100);
+    let answers = net.sent.iter().filter(|s| s.1 == addr(MALLORY)).count();
+    assert!((1..=10).contains(&answers), "{answers} answers");
+}
+
+#[test]
+fn notices_of_the_beacon_come_three_at_once_and_then_one_per_five_seconds() {
+    let mut net = Net::with_beacon();
+    net.add(1);
+    net.run(SECOND);
+    let told = |net: &Net| net.nodes[0].events.iter().filter(|e| matches!(e, Event::HandshakeWaiting)).count();
+    let notify = emitted(&BeaconMessage::Notify { kind: 1 });
+    for _ in 0..1_000 {
+        net.inject(addr(BEACON), net.nodes[0].addr, &notify);
+    }
+    net.run(SECOND);
+    assert_eq!(told(&net), 3);
+    // The ones that were too many are told as one, which is enough to look.
+    net.run(60 * SECOND);
+    assert_eq!(told(&net), 4);
+    for _ in 0..100 {
+        net.inject(addr(BEACON), net.nodes[0].addr, &notify);
+        net.run(SECOND / 2);
+    }
+    assert!((10..=13).contains(&(told(&net) - 4)), "{} in 50 seconds", told(&net) - 4);
+}
