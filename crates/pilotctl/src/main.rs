@@ -50,10 +50,17 @@ fn main() -> ExitCode {
         }
     }
     let out = Printer::new(args::take_json(&mut words));
-    ExitCode::from(dispatch(out, &words).unwrap_or_else(|error| {
+    let code = dispatch(out, &words).unwrap_or_else(|error| {
         out.error(&error);
         1
-    }))
+    });
+    match printer::lost_output() {
+        Some(why) if code == 0 => {
+            out.error(&CliError::internal(format!("write the output: {why}")));
+            ExitCode::from(1)
+        }
+        _ => ExitCode::from(code),
+    }
 }
 
 /// This program as one of the others it contains.

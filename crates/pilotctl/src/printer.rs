@@ -1,6 +1,7 @@
 //! The one place that writes to standard output and standard error (06 §2.2).
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 
 use pilot_wire::json;
 use serde_json::{Value, json};
@@ -72,9 +73,23 @@ impl Printer {
     }
 }
 
-/// Writes and flushes. A reader that went away (`pilotctl info | head -1`) is no error of the command.
+/// Why output was lost, the first time it was.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Why some output could not be written (a full disk, say). A result nobody can read is no success.
+pub(crate) fn lost_output() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
+/// Writes and flushes. A reader that went away (`pilotctl info | head -1`) is no error of the command; any other failure
+/// is kept for [`lost_output`], so that the command still cleans up before it fails.
 fn emit(to: &mut impl Write, bytes: &[u8]) {
-    let _ = to.write_all(bytes).and_then(|()| to.flush());
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            LOST.get_or_init(|| error.to_string());
+        }
+        _ => {}
+    }
 }
 
 /// JSON over several lines, two spaces deep, keys sorted, escaped as in JSON mode.
