@@ -4,6 +4,7 @@ use pilot_wire::beacon::BeaconMessage;
 use pilot_wire::frame::FrameDecoder;
 use pilot_wire::handshake::{Kind, Message};
 use pilot_wire::hello::{Features, Hello, HelloError, MAX_LEN, MAX_SOFTWARE};
+use pilot_wire::ipc::ext::{ClientFrame, DaemonFrame, Problem};
 use pilot_wire::ipc::{Answer, Request};
 use pilot_wire::packet::Packet;
 use pilot_wire::registry::binary::Frame;
@@ -88,6 +89,39 @@ proptest! {
             answer.emit(&mut out).unwrap();
             prop_assert_eq!(Answer::parse(&out[4..]).unwrap(), answer);
         }
+    }
+
+    #[test]
+    fn extension_frames_that_parse_re_encode_to_an_equal_frame(
+        opcode in 0x80u8..=0xFF,
+        rest in prop::collection::vec(any::<u8>(), 0..64),
+        name in "[a-z0-9._-]{1,9}",
+    ) {
+        let named = [&[opcode, 0, 0, 0, 7, name.len() as u8][..], name.as_bytes(), &rest].concat();
+        for input in [[&[opcode][..], &rest].concat(), named] {
+            let mut out = Vec::new();
+            if let Ok(frame) = ClientFrame::parse(&input) {
+                frame.emit(&mut out).unwrap();
+                prop_assert_eq!(ClientFrame::parse(&out[4..]).unwrap(), frame);
+            }
+            out.clear();
+            if let Ok(frame) = DaemonFrame::parse(&input) {
+                frame.emit(&mut out).unwrap();
+                prop_assert_eq!(DaemonFrame::parse(&out[4..]).unwrap(), frame);
+            }
+        }
+    }
+
+    #[test]
+    fn problems_say_on_the_other_side_what_was_said(
+        stream in any::<u32>(),
+        delivered in any::<u64>(),
+        (code, message, hint) in any::<(String, String, String)>(),
+    ) {
+        let frame = DaemonFrame::Closed { stream, delivered, problem: Problem { code, message, hint } };
+        let mut out = Vec::new();
+        frame.emit(&mut out).unwrap();
+        prop_assert_eq!(DaemonFrame::parse(&out[4..]).unwrap(), frame);
     }
 
     #[test]

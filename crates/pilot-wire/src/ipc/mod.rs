@@ -4,6 +4,7 @@
 //! no request ids: [`Request`] goes from client to daemon, [`Answer`] the other way, as an answer or pushed.
 
 mod answer;
+pub mod ext;
 mod request;
 pub mod text;
 

@@ -3,6 +3,7 @@
 mod beacon;
 mod handshake;
 mod ipc;
+mod ipc_ext;
 mod packets;
 mod registry;
 mod tunnel;
