@@ -9,7 +9,7 @@ use pilot_env::tls::Fingerprint;
 use pilot_proto::endpoint::{Encryption, Limits};
 use pilot_proto::stream::StreamConfig;
 use pilot_proto::trust::Approval;
-use pilot_services::Service;
+use pilot_services::Offer;
 
 /// Registry on this host: no built-in default points at anybody else's.
 pub const DEFAULT_REGISTRY: &str = "127.0.0.1:9000";
@@ -59,7 +59,7 @@ pub struct NodeConfig {
     /// anything else leaves the request waiting.
     pub approval_hook: Option<PathBuf>,
     /// Services offered on their ports. Default [`pilot_services::builtin`].
-    pub services: Vec<Arc<dyn Service>>,
+    pub services: Vec<Arc<dyn Offer>>,
     /// Stream behaviour.
     pub stream: StreamConfig,
     /// Sizes of tables.

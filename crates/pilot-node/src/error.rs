@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use pilot_proto::endpoint::BindError;
 use pilot_proto::identity::IdentityError;
 use pilot_proto::stream::StreamConfigError;
+use pilot_services::CallError;
 
 /// Each names the thing and, in [`NodeError::hint`], the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,14 @@ pub enum NodeError {
         /// Why.
         source: BindError,
     },
+    /// A service cannot be opened: what it keeps on disk is unusable, say.
+    #[error("service {service}: {source}")]
+    Offer {
+        /// Which.
+        service: &'static str,
+        /// Why.
+        source: CallError,
+    },
     /// A setting of streams that cannot work.
     #[error(transparent)]
     Stream(#[from] StreamConfigError),
@@ -89,6 +98,7 @@ impl NodeError {
             Self::LocalSocket { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "socket_in_use",
             Self::LocalSocket { .. } => "socket",
             Self::Service { source, .. } => source.code(),
+            Self::Offer { .. } => "service_unusable",
             Self::Stream(source) => source.code(),
             Self::Config(_) => "bad_setting",
         }
@@ -113,6 +123,7 @@ impl NodeError {
                 "stop the other daemon with `pilotctl daemon stop`, or choose another path with -socket".to_owned()
             }
             Self::LocalSocket { .. } => "choose a path in a directory of this user with -socket".to_owned(),
+            Self::Offer { source, .. } => source.hint.clone(),
             Self::Service { .. } => "serve one of the two on another port".to_owned(),
             Self::Stream(_) | Self::Config(_) => "correct the setting".to_owned(),
         }

@@ -4,6 +4,8 @@
 //! engine     the core behind one lock, one UDP socket, one timer; streams and listeners
 //! directory  the registry connection
 //! trust      who trusts whom: port 444, the relay, the gate, the file
+//! events     what happened, for webhooks and for programs that follow it
+//! hosting    services: what they may ask of the node, and the methods they offer to local programs
 //! node       all of it joined, and the life at the registry
 //! local      the socket through which programs on this host use the daemon
 //! store      what is kept on disk
@@ -15,6 +17,8 @@ pub mod daemon;
 mod directory;
 mod engine;
 mod error;
+mod events;
+mod hosting;
 mod local;
 mod node;
 mod store;
@@ -24,6 +28,7 @@ pub use config::NodeConfig;
 pub use directory::DirectoryError;
 pub use engine::{DialFailed, NodeListener, NodeStream};
 pub use error::NodeError;
+pub use events::{EventStream, MissedEvents, NodeEvent};
 pub use node::{Node, SHUTDOWN_DEADLINE};
 pub use trust::{TrustFailed, TrustService};
 

@@ -79,6 +79,11 @@ impl Store {
         drop(self.lock.lock().take());
     }
 
+    /// Where things are kept, if anywhere.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
     /// Whether anything is kept.
     pub(crate) fn is_persistent(&self) -> bool {
         self.dir.is_some()

@@ -1,7 +1,7 @@
 //! Application protocols, server and client side together, over any stream of bytes. One file per service.
 //!
 //! A service is a room of its own: the daemon serves it, or an application does, with the same trait [`Service`]. To add
-//! one, write its file, implement [`Service`] in it, and name it in [`builtin`].
+//! one, write its file, implement [`Service`] in it ([`Offer`] too, when it keeps state), and name it in [`builtin`].
 
 use std::future::Future;
 use std::io;
@@ -13,6 +13,11 @@ use pilot_wire::SocketAddress;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod echo;
+mod host;
+
+pub use host::{
+    CallError, Calling, Dialing, Events, Host, LocalMethods, Network, NoEvents, Offer, Opening, Serve, Work,
+};
 
 /// A stream as services see it.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -38,9 +43,17 @@ pub trait Service: Send + Sync + 'static {
     fn port(&self) -> u16;
     /// Serves one stream until it ends. Dropping the future gives the stream up.
     fn serve(&self, stream: Box<dyn Stream>, context: Context) -> Serving;
+    /// Work to be done beside the streams for as long as the node runs: retries, expiry. Asked for once.
+    fn work(&self) -> Option<Work> {
+        None
+    }
+    /// What it offers to programs on the same host.
+    fn local(&self) -> Option<Arc<dyn LocalMethods>> {
+        None
+    }
 }
 
 /// The services a daemon offers unless told otherwise.
-pub fn builtin() -> Vec<Arc<dyn Service>> {
+pub fn builtin() -> Vec<Arc<dyn Offer>> {
     vec![Arc::new(echo::Echo)]
 }

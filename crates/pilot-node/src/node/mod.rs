@@ -14,7 +14,7 @@ use pilot_env::tls::TlsConnector;
 use pilot_proto::directory::{DirectoryConfig, DirectoryEvent};
 use pilot_proto::endpoint::{BindError, EndpointConfig};
 use pilot_proto::identity::Identity;
-use pilot_services::{Context, Service};
+use pilot_services::{CallError, Offer};
 use pilot_wire::{Address, SocketAddress};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
@@ -25,6 +25,8 @@ use crate::config::NodeConfig;
 use crate::directory::{Directory, DirectoryError, Target};
 use crate::engine::{DialFailed, Engine, NodeListener, NodeStream};
 use crate::error::NodeError;
+use crate::events::{EventBus, EventStream};
+use crate::hosting::{Hosting, Methods};
 use crate::local::{self, Clients};
 use crate::store::{Memory, Store};
 use crate::trust::TrustService;
@@ -35,8 +37,8 @@ const SOCKET_MODE: u32 = 0o600;
 const FIRST_REGISTRATION: Duration = Duration::from_secs(5);
 /// Default deadline of [`Node::shutdown`].
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
-/// Streams one built-in service serves at once. Further ones are reset.
-const SERVICE_STREAMS: usize = 1024;
+/// Bytes under way in each direction of a local stream to a service.
+const LOCAL_STREAM_BUFFER: usize = 64 * 1024;
 /// How often the memory of peers is written, if it changed.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -64,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) directory: Directory,
     pub(crate) trust: TrustService,
     pub(crate) clients: Arc<Clients>,
+    /// What happened, for whoever listens.
+    pub(crate) events: Arc<EventBus>,
+    /// What services offer to local programs.
+    pub(crate) methods: Methods,
     pub(crate) store: Arc<Store>,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) status: Mutex<Status>,
@@ -176,13 +182,15 @@ impl Node {
         let shared = Arc::new(Shared {
             node_id: watch::Sender::new(memory.node),
             registered: watch::Sender::new(false),
-            env,
             config,
             identity,
             engine,
             directory,
             trust,
             clients: Arc::new(Clients::default()),
+            events: Arc::new(EventBus::new(env.clone())),
+            methods: Methods::default(),
+            env,
             store,
             memory: Mutex::new(memory),
             status: Mutex::new(status),
@@ -221,8 +229,8 @@ impl Node {
             ),
             None => None,
         };
-        for service in &shared.config.services {
-            self.serve(service.clone())?;
+        for offer in &shared.config.services {
+            self.serve(offer.as_ref())?;
         }
         shared.trust.start(shared)?;
         let clients = shared.clients.clone();
@@ -249,37 +257,42 @@ impl Node {
         Ok(())
     }
 
-    /// Offers a service on its port for as long as the node runs.
+    /// Opens a service and offers it on its port for as long as the node runs.
     ///
     /// # Errors
-    /// [`NodeError::Service`] when its port is taken.
-    pub fn serve(&self, service: Arc<dyn Service>) -> Result<(), NodeError> {
-        let listener =
-            self.listen(service.port()).map_err(|source| NodeError::Service { service: service.name(), source })?;
-        let shared = self.shared.clone();
-        let limit = Arc::new(tokio::sync::Semaphore::new(SERVICE_STREAMS));
-        let serving = async move {
-            loop {
-                let mut stream = listener.accept().await;
-                let Ok(permit) = limit.clone().try_acquire_owned() else {
-                    tracing::warn!(service = service.name(), limit = SERVICE_STREAMS, "too many streams; reset one");
-                    stream.reset();
-                    continue;
-                };
-                let env = shared.env.clone();
-                let context = Context { remote: stream.remote_addr(), unix: Arc::new(move || env.unix()) };
-                let serving = service.serve(Box::new(stream), context);
-                let name = service.name();
-                shared.spawn(async move {
-                    if let Err(error) = serving.await {
-                        tracing::debug!(service = name, %error, "a stream ended early");
-                    }
-                    drop(permit);
-                });
+    /// [`NodeError::Offer`] when it cannot be opened, [`NodeError::Service`] when its port is taken.
+    pub fn serve(&self, offer: &dyn Offer) -> Result<(), NodeError> {
+        Hosting::new(&self.shared).serve(offer)
+    }
+
+    /// Calls a method that a service of this node offers to local programs.
+    ///
+    /// # Errors
+    /// `unknown_method`, or what the service says.
+    pub async fn call(&self, method: &str, args: Value) -> Result<Value, CallError> {
+        self.shared.methods.find(method)?.call(method, args).await
+    }
+
+    /// Opens a stream to a method that a service of this node offers to local programs.
+    ///
+    /// # Errors
+    /// `unknown_method`, or what the service says.
+    pub async fn open_local(&self, method: &str, args: Value) -> Result<tokio::io::DuplexStream, CallError> {
+        let serve = self.shared.methods.find(method)?.open(method, args).await?;
+        let (ours, theirs) = tokio::io::duplex(LOCAL_STREAM_BUFFER);
+        let serving = serve(Box::new(theirs));
+        let method = method.to_owned();
+        self.shared.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(method, %error, "a local stream ended early");
             }
-        };
-        self.shared.spawn(serving);
-        Ok(())
+        });
+        Ok(ours)
+    }
+
+    /// What happens from now on (05 §10.3).
+    pub fn events(&self) -> EventStream {
+        self.shared.events.subscribe()
     }
 
     /// Our address; node 0 until the registry has given one.
