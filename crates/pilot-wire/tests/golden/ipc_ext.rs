@@ -55,7 +55,8 @@ fn every_frame_of_a_client_has_the_bytes_of_the_specification() {
     client(&ClientFrame::Open { request: 7, method: "events", params: b"" }, "0000000c 88 00000007 06 6576656e7473");
     client(&ClientFrame::Data { stream: 9, data: b"hello" }, "0000000a 90 00000009 68656c6c6f");
     client(&ClientFrame::Credit { stream: 9, bytes: 65_536 }, "00000009 91 00000009 00010000");
-    client(&ClientFrame::Finish { request: 8, stream: 9 }, "00000009 92 00000008 00000009");
+    client(&ClientFrame::Finish { request: 8, stream: 9, both: false }, "0000000a 92 00000008 00000009 00");
+    client(&ClientFrame::Finish { request: 8, stream: 9, both: true }, "0000000a 92 00000008 00000009 01");
     client(&ClientFrame::Close { stream: 9 }, "00000005 93 00000009");
     client(&ClientFrame::Reset { stream: 9 }, "00000005 94 00000009");
 }

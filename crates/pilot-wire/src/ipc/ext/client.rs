@@ -105,6 +105,8 @@ pub enum ClientFrame<'a> {
         request: u32,
         /// Which stream.
         stream: u32,
+        /// Whether to end both directions where the peer knows no half-close.
+        both: bool,
     },
     /// 0x93
     Close {
@@ -149,7 +151,7 @@ impl<'a> ClientFrame<'a> {
             op::OPEN => Self::Open { request: f.request()?, method: f.method()?, params: f.rest },
             op::DATA => Self::Data { stream: f.u32()?, data: f.rest },
             op::CREDIT => Self::Credit { stream: f.u32()?, bytes: f.u32()? },
-            op::FINISH => Self::Finish { request: f.request()?, stream: f.u32()? },
+            op::FINISH => Self::Finish { request: f.request()?, stream: f.u32()?, both: f.u8()? & 1 != 0 },
             op::CLOSE => Self::Close { stream: f.u32()? },
             op::RESET => Self::Reset { stream: f.u32()? },
             other => return Err(ExtError::Unknown(other)),
@@ -231,9 +233,10 @@ impl<'a> ClientFrame<'a> {
                 out.extend_from_slice(&stream.to_be_bytes());
                 out.extend_from_slice(&bytes.to_be_bytes());
             }
-            Self::Finish { request, stream } => {
+            Self::Finish { request, stream, both } => {
                 out.extend_from_slice(&request.to_be_bytes());
                 out.extend_from_slice(&stream.to_be_bytes());
+                out.push(u8::from(both));
             }
             Self::Close { stream } | Self::Reset { stream } => out.extend_from_slice(&stream.to_be_bytes()),
         }
