@@ -2,7 +2,7 @@
 //!
 //! Our daemon gives the datagrams of a bound port to the socket that bound it; official daemons give every datagram to
 //! every socket. So a driver takes those of a port that it listens on from the listener's socket, and all others from
-//! its control socket: each once, with either daemon.
+//! its control socket: each once, with either daemon. Over the extended socket there is only the one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,12 +13,18 @@ use parking_lot::Mutex;
 use pilot_wire::SocketAddress;
 use rustc_hash::FxHashMap;
 
-use crate::error::Error;
-
 /// Datagrams kept for an application that does not fetch them; newer ones are dropped then (03 §2).
 const QUEUE_LIMIT: usize = 256;
 
 /// A datagram from a peer.
+///
+/// ```no_run
+/// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+/// let datagram = driver.recv_from().await?;
+/// // Answer to where it came from.
+/// driver.send_to(datagram.from, &datagram.data).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// Who sent it, and from which port.
@@ -43,7 +49,6 @@ struct Inner {
     feeds: u64,
     dropped: u64,
     failure: Option<String>,
-    ended: bool,
     waiting: Vec<Waker>,
 }
 
@@ -56,14 +61,22 @@ impl DatagramQueue {
         self.inner.lock().dropped
     }
 
-    pub(crate) async fn next(&self) -> Result<Datagram, Error> {
+    /// Keeps a datagram, or drops it when the application does not fetch them.
+    fn keep(inner: &mut Inner, datagram: Datagram) {
+        if inner.queue.len() >= QUEUE_LIMIT {
+            inner.dropped += 1;
+            return;
+        }
+        inner.queue.push_back(datagram);
+        inner.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// The next one. Whoever waits looks after the daemon himself.
+    pub(crate) async fn next(&self) -> Datagram {
         poll_fn(|cx| {
             let mut inner = self.inner.lock();
             if let Some(datagram) = inner.queue.pop_front() {
-                return Poll::Ready(Ok(datagram));
-            }
-            if inner.ended {
-                return Poll::Ready(Err(Error::Disconnected { op: "recv" }));
+                return Poll::Ready(datagram);
             }
             if !inner.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 inner.waiting.push(cx.waker().clone());
@@ -84,7 +97,7 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// For the control socket: every port but those that listeners hold. The queue ends with this feed.
+    /// For the control socket: every port but those that listeners hold.
     pub(crate) fn control(queue: Arc<DatagramQueue>) -> Self {
         Self::new(queue, None)
     }
@@ -121,15 +134,15 @@ impl Feed {
             Some(holder) => *holder == self.id,
             None => self.port.is_none(),
         };
-        if !ours || inner.ended {
+        if !ours {
             return;
         }
-        if inner.queue.len() >= QUEUE_LIMIT {
-            inner.dropped += 1;
-            return;
-        }
-        inner.queue.push_back(Datagram { from, port, data: data.to_vec() });
-        inner.waiting.drain(..).for_each(Waker::wake);
+        DatagramQueue::keep(&mut inner, Datagram { from, port, data: data.to_vec() });
+    }
+
+    /// The daemon has dropped some because this program did not take them in time.
+    pub(crate) fn missed(&self, count: u32) {
+        self.queue.inner.lock().dropped += u64::from(count);
     }
 
     /// An earlier datagram could not be sent.
@@ -140,17 +153,11 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
+        let Some(port) = self.port else { return };
         let mut inner = self.queue.inner.lock();
-        match self.port {
-            // The port may have gone to a later listener of this driver meanwhile.
-            Some(port) if inner.bound.get(&port) == Some(&self.id) => {
-                inner.bound.remove(&port);
-            }
-            Some(_) => {}
-            None => {
-                inner.ended = true;
-                inner.waiting.drain(..).for_each(Waker::wake);
-            }
+        // The port may have gone to a later listener of this driver meanwhile.
+        if inner.bound.get(&port) == Some(&self.id) {
+            inner.bound.remove(&port);
         }
     }
 }

@@ -52,18 +52,21 @@
 //! ```
 
 mod datagram;
+mod deadline;
 mod driver;
 mod error;
-mod link;
+mod extended;
 mod listener;
-mod outbox;
+mod plain;
 mod stream;
 
 pub use datagram::Datagram;
-pub use driver::{DEFAULT_SOCKET, Driver, SOCKET_VARIABLE};
-pub use error::Error;
-pub use link::Transport;
+pub use deadline::Deadlines;
+pub use driver::{ConnectionState, ConnectionStates, DEFAULT_SOCKET, Driver, Options, SOCKET_VARIABLE};
+pub use error::{CloseReason, Error, HalfCloseLack, StreamError};
+pub use extended::events::{Event, Events};
 pub use listener::Listener;
 pub use pilot_wire::ipc::NetworkCommand;
 pub use pilot_wire::{Address, SocketAddress};
+pub use plain::link::Transport;
 pub use stream::Stream;

@@ -1,223 +1,216 @@
-//! A reliable stream to a peer.
+//! A reliable stream to a peer, whichever way it reaches this program.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use pilot_wire::SocketAddress;
-use pilot_wire::ipc::Request;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::link::{Link, Shared};
+use crate::deadline::{Deadlines, Timer};
+use crate::error::{CloseReason, StreamError};
 
-/// Unread bytes of one stream at which the daemon is no longer read, so that its flow control holds the peer back.
-/// About one round trip at 1 Gbit/s and 4 ms. A stream holds at most this, one socket read, and what it hands out.
-const UNREAD_LIMIT: usize = 512 * 1024;
-/// Payload of one local frame. Large enough that the cost per frame vanishes, small enough that streams which share a
-/// socket take turns.
-const WRITE_CHUNK: usize = 64 * 1024;
 /// How long [`Stream::close`] waits for the daemon to confirm.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// What has arrived for a connection, shared by the reader task and the stream.
-#[derive(Default)]
-pub(crate) struct Cell {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    buf: Vec<u8>,
-    overfull: bool,
-    reader: Option<Waker>,
-    end: Option<End>,
-    /// We have sent Close.
-    closed: bool,
-    /// CloseOK frames seen since. The answer to Close and the end of the stream look the same (03 §6.6).
-    close_oks: u8,
-    closer: Option<Waker>,
-    write_error: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The peer has finished, or the connection was reset: the daemon does not tell.
-    Finished,
-    /// The daemon is gone.
-    Disconnected,
-    /// The application did not read while others waited.
-    Overrun,
-}
-
-impl Inner {
-    fn wake(&mut self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-        if let Some(waker) = self.closer.take() {
-            waker.wake();
-        }
-    }
-
-    /// Takes the mark off; true when there was one.
-    fn relieve(&mut self) -> bool {
-        std::mem::take(&mut self.overfull)
-    }
-}
-
-impl Cell {
-    /// Data in stream order. True when the stream has just become overfull.
-    pub(crate) fn deliver(&self, data: &[u8]) -> bool {
-        let mut inner = self.inner.lock();
-        if inner.end.is_some() {
-            return false;
-        }
-        inner.buf.extend_from_slice(data);
-        if let Some(waker) = inner.reader.take() {
-            waker.wake();
-        }
-        let over = inner.buf.len() > UNREAD_LIMIT && !inner.overfull;
-        inner.overfull |= over;
-        over
-    }
-
-    /// A CloseOK: the end of the stream, or the first of two after our own Close, behind which data may still come.
-    pub(crate) fn close_ok(&self) {
-        let mut inner = self.inner.lock();
-        inner.close_oks = inner.close_oks.saturating_add(1);
-        if !inner.closed || inner.close_oks >= 2 {
-            inner.end.get_or_insert(End::Finished);
-        }
-        inner.wake();
-    }
-
-    pub(crate) fn disconnected(&self) {
-        let mut inner = self.inner.lock();
-        inner.end.get_or_insert(End::Disconnected);
-        inner.wake();
-    }
-
-    /// Gives the stream up; true when it was overfull.
-    pub(crate) fn overrun(&self) -> bool {
-        let mut inner = self.inner.lock();
-        inner.end = Some(End::Overrun);
-        inner.buf = Vec::new();
-        inner.wake();
-        inner.relieve()
-    }
-
-    pub(crate) fn write_failed(&self, why: String) {
-        self.inner.lock().write_error = Some(why);
-    }
-
-    /// Drops what was not read; true when it was overfull.
-    pub(crate) fn discard(&self) -> bool {
-        let mut inner = self.inner.lock();
-        inner.buf = Vec::new();
-        inner.relieve()
-    }
-
-    pub(crate) fn unread(&self) -> usize {
-        self.inner.lock().buf.len()
-    }
-
-    /// Whether somebody waits for data of this stream.
-    pub(crate) fn is_starving(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.buf.is_empty() && inner.end.is_none() && (inner.reader.is_some() || inner.closer.is_some())
-    }
+/// One way to a stream: over the February protocol, over the extended one, or inside this process. Dropping it closes
+/// the stream: what was written is still delivered.
+pub(crate) trait Channel: Send + Sync {
+    /// Puts what has arrived into `out`, which is empty. It stays empty at the end of the stream.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<()>>;
+    /// Takes bytes to send; never 0 of some.
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>>;
+    /// Waits until everything taken is with the node.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends the own direction where the peer can do that, and both where it cannot, after everything written.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends the own direction alone, or fails with [`StreamError::HalfCloseUnsupported`] and does nothing.
+    fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Closes both directions, discarding what still arrives, and waits until the node has confirmed.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// How it ended, if it has.
+    fn close_reason(&self) -> Option<CloseReason>;
+    /// Bytes the peer's node has confirmed, where that is known.
+    fn delivered(&self) -> Option<u64>;
+    /// Waits until the peer's node has everything taken so far; the number of bytes it has then.
+    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>>;
+    /// The node's number for the connection.
+    fn id(&self) -> u32;
 }
 
 /// A reliable, ordered, encrypted stream of bytes to an application on another node.
 ///
-/// Implements [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`]. The end of the stream means that the peer has closed
-/// it, or that the connection was reset or timed out: a daemon does not tell these apart (03 §6.6).
+/// Implements [`AsyncRead`], [`AsyncBufRead`] and [`AsyncWrite`], so whatever runs over a TCP connection runs over it.
 ///
-/// * **Writing.** A finished write is in the hands of the daemon's socket, not of the peer. Writers wait while more than
-///   256 KiB are on their way to the daemon.
-/// * **Reading.** Up to 512 KiB (and one read of the socket) are kept unread; then the daemon holds the peer back.
+/// * **Writing.** A finished write is in the hands of the own node, not of the peer; [`delivered`](Self::delivered) says
+///   how much has arrived. Writers wait while the node has as much as it takes (256 KiB over an old local socket, the
+///   credit of the stream over the extended one).
+/// * **Reading.** What is not read is held back at the peer: at most about 512 KiB are kept here.
 /// * **Closing.** `shutdown` and [`close`](Self::close) hand over everything written first. Dropping the stream closes
-///   it as well. After `shutdown` reading goes on to the end of the stream.
+///   it as well. After `shutdown` reading goes on to the end of the stream. Toward peers without half-close `shutdown`
+///   ends both directions; [`close_write`](Self::close_write) tells that apart.
+/// * **Ending.** A read gives 0 bytes at the end the peer made. Whatever else ends a stream is an error, with a
+///   [`StreamError`] inside. Official daemons do not tell a reset from an end (03 §6.6): there every end looks like the
+///   peer's, and [`close_reason`](Self::close_reason) is [`CloseReason::Untold`].
+/// * **Restarts.** A stream does not outlive the daemon: reads and writes then fail with
+///   [`CloseReason::DaemonGone`], after what had arrived.
 ///
 /// Bounds: about 1.3 MiB of buffers in the worst case.
+///
+/// ```no_run
+/// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let mut stream = driver.dial_text("0:0000.0000.0002:1000").await?;
+/// stream.write_all(b"question").await?;
+/// stream.shutdown().await?;
+/// let mut answer = Vec::new();
+/// stream.read_to_end(&mut answer).await?;
+/// println!("{} said {} bytes: {:?}", stream.peer_addr(), answer.len(), stream.close_reason());
+/// # Ok(()) }
+/// ```
 pub struct Stream {
-    link: Link,
-    conn: u32,
-    local_port: u16,
-    remote: SocketAddress,
-    cell: Arc<Cell>,
-    /// Taken from the cell and partly read.
+    channel: Box<dyn Channel>,
+    local: SocketAddress,
+    peer: SocketAddress,
+    /// Taken from the channel and partly read.
     front: Vec<u8>,
     read: usize,
-    closed: bool,
+    deadlines: Deadlines,
+    read_timer: Timer,
+    write_timer: Timer,
 }
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("conn", &self.conn).field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("Stream").field("id", &self.id()).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Stream {
-    pub(crate) fn new(link: Link, conn: u32, local_port: u16, remote: SocketAddress, cell: Arc<Cell>) -> Self {
-        Self { link, conn, local_port, remote, cell, front: Vec::new(), read: 0, closed: false }
+    pub(crate) fn new(channel: Box<dyn Channel>, local: SocketAddress, peer: SocketAddress) -> Self {
+        let deadlines = Deadlines::default();
+        let (read_timer, write_timer) = (deadlines.read_timer(), deadlines.write_timer());
+        Self { channel, local, peer, front: Vec::new(), read: 0, deadlines, read_timer, write_timer }
     }
 
     /// The peer and its port: as dialled, or where an accepted stream comes from.
+    pub fn peer_addr(&self) -> SocketAddress {
+        self.peer
+    }
+
+    /// The same as [`peer_addr`](Self::peer_addr).
     pub fn remote(&self) -> SocketAddress {
-        self.remote
+        self.peer
     }
 
-    /// The port an accepted stream arrived on; 0 for a dialled one, because the daemon does not say.
+    /// The own end. What the daemon does not tell is 0: an old one gives neither the own address nor the port of a
+    /// dialled stream (03 §12).
+    pub fn local_addr(&self) -> SocketAddress {
+        self.local
+    }
+
+    /// The port an accepted stream arrived on; 0 for a dialled one whose port the daemon does not say.
     pub fn local_port(&self) -> u16 {
-        self.local_port
+        self.local.port
     }
 
-    /// The daemon's number for the connection, as in `conn_list` of the status.
+    /// The node's number for the connection, as in `conn_list` of the status.
     pub fn id(&self) -> u32 {
-        self.conn
+        self.channel.id()
     }
 
-    /// Hands over what was written, closes the stream in both directions and waits (at most 5 s) until the daemon has
+    /// How the stream ended, or `None` while it has not.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.channel.close_reason()
+    }
+
+    /// How many of the bytes written the peer's node has confirmed, as far as is known without asking: final once
+    /// [`close_reason`](Self::close_reason) is there. `None` when nothing is known yet, and from daemons that do not tell
+    /// (old and official ones). [`wait_delivered`](Self::wait_delivered) asks.
+    pub fn delivered(&self) -> Option<u64> {
+        self.channel.delivered()
+    }
+
+    /// The deadlines, to move them while another task waits.
+    pub fn deadlines(&self) -> Deadlines {
+        self.deadlines.clone()
+    }
+
+    /// When reads give up with `TimedOut`; `None` means never. See [`Deadlines`].
+    pub fn set_read_deadline(&self, at: Option<Instant>) {
+        self.deadlines.set_read(at);
+    }
+
+    /// When writes, flushes and `shutdown` give up with `TimedOut`.
+    pub fn set_write_deadline(&self, at: Option<Instant>) {
+        self.deadlines.set_write(at);
+    }
+
+    /// Both deadlines.
+    pub fn set_deadline(&self, at: Option<Instant>) {
+        self.deadlines.set(at);
+    }
+
+    /// Waits until the peer's node has everything written so far, in order, and returns how many bytes that is. What the
+    /// program there does with them is a matter between the programs.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream) -> std::io::Result<()> {
+    /// use tokio::io::AsyncWriteExt;
+    /// stream.write_all(b"an order").await?;
+    /// println!("{} bytes have arrived", stream.wait_delivered().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Unsupported` with [`StreamError::DeliveryUntold`] when the daemon does not tell; why the stream ended, when it
+    /// did so before; `TimedOut` at the write deadline.
+    pub async fn wait_delivered(&mut self) -> io::Result<u64> {
+        poll_fn(|cx| {
+            let delivered = match self.channel.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.channel.poll_delivered(cx),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            };
+            self.or_deadline(delivered, cx)
+        })
+        .await
+    }
+
+    /// Ends the own direction and leaves the other open: the peer reads to the end and may go on writing.
+    ///
+    /// # Errors
+    /// `Unsupported` with [`StreamError::HalfCloseUnsupported`] when the peer, or the own daemon, cannot do that; the
+    /// stream is then as it was, open in both directions. (`shutdown` never fails for this: it ends both.)
+    pub async fn close_write(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let done = self.channel.poll_close_write(cx);
+            self.or_deadline(done, cx)
+        })
+        .await
+    }
+
+    /// Hands over what was written, closes the stream in both directions and waits (at most 5 s) until the node has
     /// confirmed. What the peer still sends is discarded.
     ///
     /// # Errors
-    /// `BrokenPipe` when the daemon is gone, `TimedOut` when it does not confirm.
+    /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone, `TimedOut` when it does not confirm.
     pub async fn close(mut self) -> io::Result<()> {
-        let confirmed = poll_fn(|cx| {
-            ready!(Pin::new(&mut self).poll_shutdown(cx))?;
-            let mut inner = self.cell.inner.lock();
-            // Nobody reads any more, so nothing may stand in the way of the confirmation.
-            inner.buf.clear();
-            let relieved = inner.relieve();
-            let done = inner.close_oks > 0 || inner.end.is_some_and(|end| end != End::Finished);
-            if !done {
-                inner.closer = Some(cx.waker().clone());
-            }
-            drop(inner);
-            self.resume(relieved);
-            if done { Poll::Ready(Ok(())) } else { Poll::Pending }
-        });
-        tokio::time::timeout(CLOSE_WAIT, confirmed).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
+        let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;
+        confirmed.unwrap_or_else(|_| Err(StreamError::CloseTimeout.io()))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        self.link.shared()
-    }
-
-    fn resume(&self, relieved: bool) {
-        if relieved {
-            self.shared().overfull.fetch_sub(1, Ordering::Relaxed);
+    /// As `result`, unless it is not there yet and the write deadline has passed.
+    fn or_deadline<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if result.is_pending() && self.write_timer.poll_expired(cx).is_ready() {
+            return Poll::Ready(Err(StreamError::Deadline.io()));
         }
-        if relieved || self.shared().overfull.load(Ordering::Relaxed) > 0 {
-            self.shared().resume.notify_one();
-        }
+        result
     }
 
     fn unread(&self) -> &[u8] {
@@ -226,38 +219,13 @@ impl Stream {
     }
 
     /// Makes `front` hold unread bytes, unless the stream has ended.
-    fn poll_front(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.read < self.front.len() {
             return Poll::Ready(Ok(()));
         }
         self.front.clear();
         self.read = 0;
-        let mut inner = self.cell.inner.lock();
-        if !inner.buf.is_empty() {
-            std::mem::swap(&mut self.front, &mut inner.buf);
-            let relieved = inner.relieve();
-            drop(inner);
-            self.resume(relieved);
-            return Poll::Ready(Ok(()));
-        }
-        match inner.end {
-            Some(End::Finished) => Poll::Ready(Ok(())),
-            Some(End::Disconnected) => {
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "daemon disconnected")))
-            }
-            Some(End::Overrun) => Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "stream given up: its data was not read while other streams of the same listener waited",
-            ))),
-            None => {
-                if !inner.reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    inner.reader = Some(cx.waker().clone());
-                }
-                drop(inner);
-                self.resume(false);
-                Poll::Pending
-            }
-        }
+        self.channel.poll_fill(cx, &mut self.front)
     }
 }
 
@@ -276,7 +244,10 @@ impl AsyncRead for Stream {
                 // What was found is handed out first; the end or the wait comes with the next call.
                 _ if out.filled().len() > before => break,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    ready!(self.read_timer.poll_expired(cx));
+                    return Poll::Ready(Err(StreamError::Deadline.io()));
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -286,7 +257,13 @@ impl AsyncRead for Stream {
 impl AsyncBufRead for Stream {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        ready!(this.poll_front(cx))?;
+        match this.poll_front(cx) {
+            Poll::Ready(result) => result?,
+            Poll::Pending => {
+                ready!(this.read_timer.poll_expired(cx));
+                return Poll::Ready(Err(StreamError::Deadline.io()));
+            }
+        }
         Poll::Ready(Ok(this.unread()))
     }
 
@@ -296,55 +273,21 @@ impl AsyncBufRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.closed {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "connection closed")));
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        let failed = {
-            let inner = self.cell.inner.lock();
-            match inner.end {
-                Some(End::Disconnected) => Some("daemon disconnected".to_owned()),
-                _ => inner.write_error.clone(),
-            }
-        };
-        if let Some(why) = failed {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, why)));
-        }
-        let data = &data[..data.len().min(WRITE_CHUNK)];
-        let conn = self.conn;
-        // A chunk always fits into a frame.
-        ready!(self.shared().out.poll_push(cx, |out| {
-            let _ = Request::Send { conn, data }.emit(out);
-        }))?;
-        Poll::Ready(Ok(data.len()))
+        let written = self.channel.poll_write(cx, data);
+        self.or_deadline(written, cx)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared().out.poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.channel.poll_flush(cx);
+        self.or_deadline(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.closed {
-            self.closed = true;
-            {
-                let mut inner = self.cell.inner.lock();
-                inner.closed = true;
-                if inner.end == Some(End::Finished) {
-                    // The one of the peer's close; the answer to ours is still to come.
-                    inner.close_oks = 0;
-                }
-            }
-            self.shared().close_conn(self.conn);
-        }
-        self.shared().out.poll_flush(cx)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if !self.closed {
-            self.shared().close_conn(self.conn);
-        }
-        self.shared().forget(self.conn);
+        let shut = self.channel.poll_shutdown(cx);
+        self.or_deadline(shut, cx)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilot::{Address, Driver, Error, SocketAddress, Stream};
+use pilot::{Address, Driver, Error, Options, SocketAddress, Stream};
 use serde_json::Value;
 
 use crate::errors::{CliError, Code};
@@ -30,7 +30,9 @@ impl App {
     /// `not_running` when none answers on the effective socket.
     pub(crate) async fn driver(&self) -> Result<Driver, CliError> {
         let socket = self.home.socket()?;
-        Driver::connect(&socket).await.map_err(|error| match &error {
+        // A command does one thing: when the daemon goes away it says so rather than wait for the next one.
+        let options = Options::default().reconnect(false);
+        Driver::connect_with(&socket, options).await.map_err(|error| match &error {
             // The plain cases need no explanation.
             Error::Connect { why, .. } if why.starts_with("no such file") || why == "connection refused" => {
                 CliError::no_daemon()

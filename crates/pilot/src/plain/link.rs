@@ -1,8 +1,9 @@
 //! One socket to the daemon: requests and their answers, streams, accepted connections, datagrams (03 §4, §13, §14.2).
 //!
-//! The daemon gives no request ids, so answers are attributed by position: an answer belongs to the oldest request that
-//! waits for its opcode, an Error to the oldest request of all, except the Errors of Send and SendTo, which answer
-//! nothing. Two tasks serve a socket, one per direction; they end when the last handle is dropped or the daemon goes.
+//! The official protocol has no request ids, so answers are attributed by position: an answer belongs to the oldest
+//! request that waits for its opcode, an Error to the oldest request of all, except the Errors of Send and SendTo, which
+//! answer nothing. The frames of the extension travel on the same socket; [`Extension`] has them. Two tasks serve a
+//! socket, one per direction; they end when the last handle is dropped or the daemon goes.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,16 +14,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pilot_wire::SocketAddress;
 use pilot_wire::frame::{FrameDecoder, FrameError, MAX_FRAME};
-use pilot_wire::ipc::{Answer, Request, op, text};
+use pilot_wire::ipc::{Answer, Request, ext, op, text};
 use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::listener::{AcceptQueue, Incoming};
+use super::outbox::Outbox;
+use super::stream::Cell;
 use crate::datagram::Feed;
 use crate::error::Error;
-use crate::listener::{AcceptQueue, Incoming};
-use crate::outbox::Outbox;
-use crate::stream::Cell;
+use crate::extended::{Extension, Greeted};
 
 /// Bytes asked of the socket in one read.
 const READ_CHUNK: usize = 256 * 1024;
@@ -62,6 +64,10 @@ pub(crate) struct Shared {
     pub(crate) resume: Notify,
     /// The last handle is gone.
     unused: Notify,
+    /// Whether the daemon is gone.
+    down: watch::Sender<bool>,
+    /// What goes beyond the official protocol, where the daemon serves it.
+    pub(crate) ext: Option<Extension>,
 }
 
 #[derive(Default)]
@@ -91,15 +97,23 @@ pub(crate) enum Reply {
 }
 
 impl Link {
-    /// Takes a connected socket into service. Must be called within a tokio runtime.
+    /// Takes a connected socket into service, without the extension. Must be called within a tokio runtime.
     pub(crate) fn start(io: impl Transport) -> Self {
+        Self::start_greeted(io, Greeted::default())
+    }
+
+    /// Takes a socket into service on which the greeting has been exchanged.
+    pub(crate) fn start_greeted(io: impl Transport, greeted: Greeted) -> Self {
         let (source, sink) = tokio::io::split(io);
+        let Greeted { greeting, decoder } = greeted;
         let shared = Arc::new(Shared {
             out: Outbox::new(Box::new(sink)),
             state: Mutex::default(),
             overfull: AtomicUsize::new(0),
             resume: Notify::new(),
             unused: Notify::new(),
+            down: watch::Sender::new(false),
+            ext: greeting.map(Extension::new),
         });
         tokio::spawn({
             let shared = Arc::clone(&shared);
@@ -113,7 +127,7 @@ impl Link {
                     tokio::time::sleep(LINGER).await;
                 };
                 tokio::select! {
-                    () = read(&shared, source) => {}
+                    () = read(&shared, source, decoder) => {}
                     () = linger => {}
                 }
                 shared.disconnect();
@@ -124,6 +138,25 @@ impl Link {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.guard.shared
+    }
+
+    /// Whether the daemon is gone.
+    pub(crate) fn is_down(&self) -> bool {
+        *self.shared().down.borrow()
+    }
+
+    /// Waits until the daemon is gone, without keeping the socket open.
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let mut down = self.shared().down.subscribe();
+        async move {
+            // Without its sender the socket is gone as well.
+            let _ = down.wait_for(|down| *down).await;
+        }
+    }
+
+    /// What goes beyond the official protocol, where the daemon serves it.
+    pub(crate) fn ext(&self) -> Option<&Extension> {
+        self.shared().ext.as_ref()
     }
 
     /// Sends a request and waits for its answer. `op` names it in errors.
@@ -218,8 +251,25 @@ impl Shared {
         }
         streams.drain().for_each(|(_, cell)| cell.disconnected());
         listeners.drain().for_each(|(_, queue)| queue.end());
-        // The feed of the control socket ends the queue with itself.
         *datagrams = None;
+        drop(state);
+        if let Some(ext) = &self.ext {
+            ext.disconnect();
+        }
+        self.down.send_replace(true);
+    }
+
+    /// A frame of the extension. False when the daemon breaks its rules.
+    fn handle_extended(&self, body: &[u8]) -> bool {
+        // Without a greeting they are frames like any other that nobody knows.
+        let Some(ext) = &self.ext else { return true };
+        let feed = |port, from, missed, data: &[u8]| {
+            if let Some(feed) = &self.state.lock().datagrams {
+                feed.missed(missed);
+                feed.push(from, port, data);
+            }
+        };
+        ext.handle(body, &self.out, feed)
     }
 
     fn handle(&self, answer: Answer<'_>) {
@@ -233,8 +283,10 @@ impl Shared {
             }
             Answer::CloseOk { conn } => {
                 let cell = self.state.lock().streams.get(&conn).cloned();
-                if let Some(cell) = cell {
-                    cell.close_ok();
+                match cell {
+                    Some(cell) => cell.close_ok(),
+                    // Not one of ours, so somebody asked to close it by its id.
+                    None => self.answer(op::CLOSE_OK, Reply::Done),
                 }
             }
             Answer::Accept { local_port, conn, remote } => self.accept(local_port, conn, remote),
@@ -382,17 +434,25 @@ fn frame_of(op: &'static str, request: &Request<'_>) -> Result<Vec<u8>, Error> {
 }
 
 /// The reader task: ready when the daemon is gone or breaks the framing.
-async fn read(shared: &Shared, mut source: impl AsyncRead + Unpin) {
-    let mut decoder = FrameDecoder::default();
+async fn read(shared: &Shared, mut source: impl AsyncRead + Unpin, mut decoder: FrameDecoder) {
+    // What came behind the greeting waits in the decoder.
+    let mut first = true;
     loop {
-        let buffer = decoder.buffer();
-        buffer.reserve(READ_CHUNK);
-        match source.read_buf(buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+        if !std::mem::take(&mut first) {
+            let buffer = decoder.buffer();
+            buffer.reserve(READ_CHUNK);
+            match source.read_buf(buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
         }
         loop {
             match decoder.next_frame() {
+                Ok(Some(body)) if body.first().is_some_and(|op| ext::is_extension(*op)) => {
+                    if !shared.handle_extended(body) {
+                        return;
+                    }
+                }
                 Ok(Some(body)) => {
                     // Frames nobody knows are ignored: newer daemons may push more.
                     if let Ok(answer) = Answer::parse(body) {

@@ -1,13 +1,11 @@
 //! The frames each call writes, and what it makes of the answers: golden vectors of the official driver.
 
-mod common;
-
-use common::{hex, pair, unhex};
+use crate::fake::{hex, pair, unhex};
 use pilot::{Driver, Error, SocketAddress};
 use serde_json::Value;
 
 fn vectors() -> Vec<Value> {
-    let text = include_str!("vectors/transport-ipc-driver.json");
+    let text = include_str!("../vectors/transport-ipc-driver.json");
     let file: Value = serde_json::from_str(text).unwrap();
     let list = file.as_object().unwrap().values().find_map(Value::as_array).unwrap();
     list.clone()

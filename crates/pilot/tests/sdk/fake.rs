@@ -1,7 +1,5 @@
 //! A scripted daemon at the other end of a transport.
 
-#![allow(dead_code)] // Each test program uses its part.
-
 use pilot::{Driver, Transport};
 use pilot_env::{Env, UnixListener};
 use pilot_wire::frame::FrameDecoder;
@@ -24,8 +22,17 @@ pub(crate) fn pair(space: usize) -> (Driver, Fake) {
 pub(crate) async fn by_path(dir: &std::path::Path) -> (Driver, Fake, UnixListener) {
     let path = dir.join("pilot.sock");
     let door = Env::real().unix_listen(&path, 0o600).unwrap();
-    let (driver, control) = tokio::join!(Driver::connect(&path), door.accept());
-    (driver.unwrap(), Fake::new(control.unwrap()), door)
+    let (driver, control) = tokio::join!(Driver::connect(&path), old_control(&door));
+    (driver.unwrap(), control, door)
+}
+
+/// The control socket of a daemon that does not know the greeting.
+pub(crate) async fn old_control(door: &UnixListener) -> Fake {
+    let mut control = Fake::new(door.accept().await.unwrap());
+    let greet = control.frame().await.unwrap();
+    assert_eq!(greet[0], 0x80, "{}", hex(&greet));
+    control.push(Answer::error("unknown command: 0x80")).await;
+    control
 }
 
 impl Fake {

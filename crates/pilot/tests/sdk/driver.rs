@@ -1,8 +1,6 @@
 //! What an application may rely on, shown against a scripted daemon (03 §12 to §16).
 
-mod common;
-
-use common::{hex, pair};
+use crate::fake::{hex, pair};
 use pilot::{Error, SocketAddress, Stream};
 use pilot_wire::ipc::{Answer, op};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -16,7 +14,7 @@ fn remote() -> SocketAddress {
 }
 
 /// A driver, its daemon and a dialled stream with the id 9.
-async fn dialled(space: usize) -> (pilot::Driver, common::Fake, Stream) {
+async fn dialled(space: usize) -> (pilot::Driver, crate::fake::Fake, Stream) {
     let (driver, mut fake) = pair(space);
     let (stream, ()) = tokio::join!(driver.dial(peer()), async {
         fake.expect("0300000000000203e8").await;
@@ -219,7 +217,7 @@ async fn a_large_write_becomes_frames_the_daemon_accepts() {
 }
 
 /// Pushes `frames` frames of 60,000 bytes on connection 9, then answers the Info that was asked meanwhile.
-async fn flood(mut fake: common::Fake, frames: usize) -> common::Fake {
+async fn flood(mut fake: crate::fake::Fake, frames: usize) -> crate::fake::Fake {
     let chunk = vec![7u8; 60_000];
     for _ in 0..frames {
         fake.push(Answer::Recv { conn: 9, data: &chunk }).await;

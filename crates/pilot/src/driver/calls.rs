@@ -1,0 +1,207 @@
+//! The commands of a daemon that answer with JSON (03 §8 to §10, 07 §12).
+
+use std::time::Duration;
+
+use pilot_wire::ipc::{HandshakeCommand, NetworkCommand, Request};
+use pilot_wire::json;
+use serde_json::Value;
+
+use super::Driver;
+use crate::error::Error;
+use crate::plain::link::Reply;
+
+/// Whether a command may be sent again when the daemon went away before it answered: it asks a question, or sets
+/// something to a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    Safe,
+    /// It acts, and may have acted.
+    Never,
+}
+
+impl Driver {
+    async fn json(&self, op: &'static str, repeat: Repeat, request: &Request<'_>) -> Result<Value, Error> {
+        let mut repeats = 0;
+        loop {
+            let link = self.core.session(op).await?;
+            match link.request(op, request).await {
+                Ok(Reply::Json(text)) => {
+                    return json::parse(&text).map_err(|why| Error::Unmarshal { op, why: why.to_string() });
+                }
+                Ok(Reply::Done | Reply::Dialled(..)) => {
+                    return Err(Error::Unmarshal { op, why: "not a JSON answer".into() });
+                }
+                Err(error) if repeat == Repeat::Safe && self.core.again(&error, &mut repeats).await => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The daemon's status (03 §8, 07 §12).
+    ///
+    /// # Errors
+    /// As every request: [`Error::Daemon`], [`Error::Disconnected`], [`Error::Unmarshal`].
+    pub async fn info(&self) -> Result<Value, Error> {
+        self.json("info", Repeat::Safe, &Request::Info).await
+    }
+
+    /// A short status; daemons from April 2026 on.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn health(&self) -> Result<Value, Error> {
+        self.json("health", Repeat::Safe, &Request::Health).await
+    }
+
+    /// The node behind a host name: `address`, `hostname`, `node_id`, `public`.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn resolve_hostname(&self, hostname: &str) -> Result<Value, Error> {
+        self.json("resolve_hostname", Repeat::Safe, &Request::ResolveHostname { hostname: hostname.into() }).await
+    }
+
+    /// Sets the own host name; the empty one clears it.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn set_hostname(&self, hostname: &str) -> Result<Value, Error> {
+        self.json("set_hostname", Repeat::Safe, &Request::SetHostname { hostname: hostname.into() }).await
+    }
+
+    /// Shows the endpoint to everybody, or only to trusted nodes.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn set_visibility(&self, public: bool) -> Result<Value, Error> {
+        self.json("set_visibility", Repeat::Safe, &Request::SetVisibility { public }).await
+    }
+
+    /// Takes the node off the registry; the daemon goes on and registers again later.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn deregister(&self) -> Result<Value, Error> {
+        self.json("deregister", Repeat::Never, &Request::Deregister).await
+    }
+
+    /// Replaces the identity key by a new one, which the registry accepts because the old one signs for it: `node_id`,
+    /// `address`, `public_key`. Daemons from 1.9.1 on.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn rotate_key(&self) -> Result<Value, Error> {
+        self.json("rotate_key", Repeat::Never, &Request::RotateKey).await
+    }
+
+    /// Replaces the own tags, three at most; none clears them.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn set_tags(&self, tags: &[&str]) -> Result<Value, Error> {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        self.json("set_tags", Repeat::Safe, &Request::SetTags { tags }).await
+    }
+
+    /// Sets the address that events are posted to; the empty one turns them off.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn set_webhook(&self, url: &str) -> Result<Value, Error> {
+        self.json("set_webhook", Repeat::Safe, &Request::SetWebhook { url: url.into() }).await
+    }
+
+    /// Offers or withdraws task execution; daemons up to 1.9.1.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn set_task_exec(&self, enabled: bool) -> Result<Value, Error> {
+        self.json("set_task_exec", Repeat::Safe, &Request::SetTaskExec { enabled }).await
+    }
+
+    /// Network commands; daemons from April 2026 on.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn network(&self, command: NetworkCommand) -> Result<Value, Error> {
+        use NetworkCommand as C;
+        let question = matches!(command, C::List | C::Members { .. } | C::PollInvites);
+        let repeat = if question { Repeat::Safe } else { Repeat::Never };
+        self.json("network", repeat, &Request::Network(command)).await
+    }
+
+    /// Asks the daemon to reach a node directly rather than through the relay; daemons from 1.12.8 on.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn prefer_direct(&self, node: u32) -> Result<Value, Error> {
+        self.json("prefer_direct", Repeat::Safe, &Request::PreferDirect { node }).await
+    }
+
+    // --- Trust ---------------------------------------------------------------------------------------------------
+
+    /// Asks a node for trust: `node_id`, `status` (`sent`). Says nothing about the answer: poll
+    /// [`trusted`](Self::trusted), or [`wait_trusted`](Self::wait_trusted).
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn handshake(&self, node: u32, justification: &str) -> Result<Value, Error> {
+        let justification = justification.into();
+        self.json("handshake", Repeat::Never, &Request::Handshake(HandshakeCommand::Request { node, justification }))
+            .await
+    }
+
+    /// Grants a waiting request.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn approve(&self, node: u32) -> Result<Value, Error> {
+        self.json("approve", Repeat::Never, &Request::Handshake(HandshakeCommand::Approve { node })).await
+    }
+
+    /// Refuses a waiting request.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn reject(&self, node: u32, reason: &str) -> Result<Value, Error> {
+        self.json(
+            "reject",
+            Repeat::Never,
+            &Request::Handshake(HandshakeCommand::Reject { node, reason: reason.into() }),
+        )
+        .await
+    }
+
+    /// Requests that wait: `pending`, a list of `node_id`, `public_key`, `justification`, `received_at`.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn pending(&self) -> Result<Value, Error> {
+        self.json("pending", Repeat::Safe, &Request::Handshake(HandshakeCommand::Pending)).await
+    }
+
+    /// Trusted nodes: `trusted`, a list of `node_id`, `public_key`, `approved_at`, `mutual`, `network`.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn trusted(&self) -> Result<Value, Error> {
+        self.json("trusted", Repeat::Safe, &Request::Handshake(HandshakeCommand::Trusted)).await
+    }
+
+    /// Ends trust in a node.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn revoke(&self, node: u32) -> Result<Value, Error> {
+        self.json("revoke", Repeat::Never, &Request::Handshake(HandshakeCommand::Revoke { node })).await
+    }
+
+    /// Waits until a node is trusted, at most half a minute: `node_id`, `trusted`. Daemons from 1.10.5 on.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn wait_trusted(&self, node: u32, limit: Duration) -> Result<Value, Error> {
+        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        self.json("handshake", Repeat::Safe, &Request::Handshake(HandshakeCommand::Wait { node, millis })).await
+    }
+}

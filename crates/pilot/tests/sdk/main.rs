@@ -1,0 +1,6 @@
+//! The SDK against scripted daemons: what is written on the socket, and what becomes of what comes back.
+
+mod datagrams;
+mod driver;
+mod fake;
+mod vectors;
