@@ -7,4 +7,5 @@ pub mod official;
 pub mod programs;
 pub mod scheme_a;
 pub mod sim;
+pub mod soak;
 pub mod testnet;
