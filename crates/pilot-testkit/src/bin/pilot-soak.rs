@@ -1,6 +1,7 @@
 //! The soak of the whole stack as a program: `pilot-soak -minutes 5`. See [`pilot_testkit::soak`].
 #![allow(clippy::disallowed_methods)] // this program starts real processes
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -74,7 +75,8 @@ fn conduct(options: Options) -> Result<bool> {
     if std::env::var_os(INSIDE).is_none() {
         let mut command: Command = unshare();
         command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-        return Ok(command.status().context("run unshare")?.success());
+        // In our place, so that killing us ends the namespaces and with them everything.
+        return Err(command.exec()).context("run unshare");
     }
     loopback_up().context("bring loopback up")?;
     raise_descriptor_limit()?;
