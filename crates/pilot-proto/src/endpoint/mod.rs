@@ -59,6 +59,7 @@ pub use gate::{DATA_PORT, HANDSHAKE_PORT};
 pub use greeting::WIDE_SEGMENT;
 pub use info::{ConnInfo, Counters, EndpointInfo, PeerInfo};
 pub use ports::EPHEMERAL_FIRST;
+pub use streams::{Flow, HalfClose};
 pub use transmit::{MAX_BATCH, MAX_BATCH_BYTES};
 
 use crate::crypto::Scheme;

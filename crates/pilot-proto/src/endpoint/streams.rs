@@ -17,6 +17,30 @@ use crate::stream::{CloseReason, Connection, ReadError, State, StreamEvent, SynV
 /// A RST that could not leave for this long is pointless.
 const RST_LIFE: Duration = Duration::from_secs(2);
 
+/// Whether a direction of a connection can end alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It can.
+    Yes,
+    /// The peer is an official one: its end is the end of both directions.
+    No,
+    /// The peer is new and may still say what it can, within a second.
+    Unknown,
+}
+
+/// The room of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Bytes that can be written now.
+    pub writable: usize,
+    /// Bytes that can be read now.
+    pub readable: usize,
+    /// Written bytes the peer has acknowledged.
+    pub delivered: u64,
+    /// Whether our direction can end alone.
+    pub half_close: HalfClose,
+}
+
 impl Endpoint {
     /// Takes bytes to send; see [`WriteError`]. An unknown id answers like a connection reset by this side.
     ///
@@ -85,6 +109,48 @@ impl Endpoint {
             c.released = true;
             c.stream.detach(now);
         })
+    }
+
+    /// The application wants no more of the connection, but to hear how it ends: as [`Endpoint::release`], which still
+    /// has to follow.
+    ///
+    /// # Errors
+    /// [`UnknownConn`].
+    pub fn detach(&mut self, now: Instant, conn: ConnId) -> Result<(), UnknownConn> {
+        self.with_conn(now, conn, |c| c.stream.detach(now))
+    }
+
+    /// How much fits into the connection now, and how much has arrived; `None` for an unknown id.
+    pub fn flow(&self, conn: ConnId) -> Option<Flow> {
+        let conn = self.conns.get(self.conns.by_id(conn)?)?;
+        let greets = self.peers.get(conn.peer).and_then(|peer| peer.tunnel()).is_some_and(|tunnel| tunnel.may_greet());
+        let half_close = match conn.stream.profile().half_close {
+            true => HalfClose::Yes,
+            false if greets => HalfClose::Unknown,
+            false => HalfClose::No,
+        };
+        Some(Flow {
+            writable: conn.stream.writable(),
+            readable: conn.stream.readable(),
+            delivered: conn.stream.delivered(),
+            half_close,
+        })
+    }
+
+    /// Asks for [`StreamEvent::Writable`] once `bytes` can be written.
+    ///
+    /// # Errors
+    /// [`UnknownConn`].
+    pub fn watch_writable(&mut self, now: Instant, conn: ConnId, bytes: usize) -> Result<(), UnknownConn> {
+        self.with_conn(now, conn, |c| c.stream.watch_writable(bytes))
+    }
+
+    /// Asks for [`StreamEvent::Delivered`] once the peer has acknowledged `offset` bytes.
+    ///
+    /// # Errors
+    /// [`UnknownConn`].
+    pub fn watch_delivered(&mut self, now: Instant, conn: ConnId, offset: u64) -> Result<(), UnknownConn> {
+        self.with_conn(now, conn, |c| c.stream.watch_delivered(offset))
     }
 
     /// Whether small writes leave at once.
@@ -310,7 +376,7 @@ impl Endpoint {
             (Origin::Dialling(_), StreamEvent::Closed(reason)) => {
                 let failure = match reason {
                     CloseReason::Refused | CloseReason::Reset => DialFailure::Refused,
-                    CloseReason::Local => DialFailure::Cancelled,
+                    CloseReason::Local | CloseReason::TrustRevoked => DialFailure::Cancelled,
                     _ => self.timed_out_why(slot),
                 };
                 self.fail_dial(now, slot, failure, String::new());
@@ -359,7 +425,7 @@ impl Endpoint {
                 continue;
             }
             if let Some(conn) = self.conns.get_mut(slot) {
-                conn.stream.reset(now);
+                conn.stream.break_off(now, CloseReason::TrustRevoked);
             }
             self.service_conn(now, slot);
         }

@@ -210,7 +210,7 @@ impl Endpoint {
         self.fail_dials(now, slot, super::DialFailure::UntrustedLikely, "trust was ended while dialling");
         for at in self.conns.of_peer(slot) {
             if let Some(conn) = self.conns.get_mut(at) {
-                conn.stream.abandon(crate::stream::CloseReason::Local);
+                conn.stream.abandon(crate::stream::CloseReason::TrustRevoked);
             }
             self.service_conn(now, at);
         }

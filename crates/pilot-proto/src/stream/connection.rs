@@ -62,6 +62,7 @@ pub(super) struct Events {
     pub(super) connected: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    pub(super) delivered: bool,
     pub(super) finished: bool,
     pub(super) closed: bool,
 }
@@ -142,7 +143,10 @@ pub struct Connection {
     pub(super) nodelay: bool,
     pub(super) tail_probed: bool,
     pub(super) window_probes: u32,
-    pub(super) write_blocked: bool,
+    /// The writer is to be told once this much fits.
+    pub(super) wake_free: Option<usize>,
+    /// The owner is to be told once everything below this is acknowledged.
+    pub(super) wake_delivered: Option<u64>,
     /// When something was last acknowledged, or sent after everything had been.
     pub(super) last_progress: Instant,
     pub(super) last_heard: Instant,
@@ -236,7 +240,8 @@ impl Connection {
             nodelay: cfg.nodelay,
             tail_probed: false,
             window_probes: 0,
-            write_blocked: false,
+            wake_free: None,
+            wake_delivered: None,
             last_progress: now,
             last_heard: now,
             last_sent: now,
@@ -309,7 +314,7 @@ impl Connection {
         }
         let n = self.output.write(data);
         if n == 0 && !data.is_empty() {
-            self.write_blocked = true;
+            self.wake_free = Some(self.cfg.send_buffer / WAKE_DIVISOR);
             return Err(WriteError::Blocked);
         }
         Ok(n)
@@ -353,10 +358,15 @@ impl Connection {
     }
 
     /// Breaks the connection off with RST. What was received can still be read.
-    pub fn reset(&mut self, _now: Instant) {
+    pub fn reset(&mut self, now: Instant) {
+        self.break_off(now, CloseReason::Local);
+    }
+
+    /// As [`Connection::reset`], for a reason of the owner's.
+    pub fn break_off(&mut self, _now: Instant, reason: CloseReason) {
         self.app_closed = true;
         if self.reason.is_none() {
-            self.terminate(CloseReason::Local, true);
+            self.terminate(reason, true);
         }
     }
 
@@ -438,6 +448,7 @@ impl Connection {
             (&mut events.connected, StreamEvent::Connected),
             (&mut events.readable, StreamEvent::Readable),
             (&mut events.writable, StreamEvent::Writable),
+            (&mut events.delivered, StreamEvent::Delivered),
             (&mut events.finished, StreamEvent::Finished),
         ] {
             if std::mem::take(flag) {
@@ -523,6 +534,25 @@ impl Connection {
         self.input.unread()
     }
 
+    /// Bytes the peer has acknowledged: its daemon holds them in order.
+    pub fn delivered(&self) -> u64 {
+        self.una
+    }
+
+    /// Asks for [`StreamEvent::Writable`] once `bytes` fit into the send buffer (at once if they do, never if they are more
+    /// than it holds). A later call, or a blocked write, replaces the question.
+    pub fn watch_writable(&mut self, bytes: usize) {
+        self.wake_free = Some(bytes);
+        self.wake_writer();
+    }
+
+    /// Asks for [`StreamEvent::Delivered`] once [`Connection::delivered`] is at least `offset`. A later call replaces the
+    /// question.
+    pub fn watch_delivered(&mut self, offset: u64) {
+        self.wake_delivered = Some(offset);
+        self.wake_writer();
+    }
+
     /// Bytes `write` can take now.
     pub fn writable(&self) -> usize {
         if self.closing || self.reason.is_some() { 0 } else { self.output.free() }
@@ -537,11 +567,15 @@ impl Connection {
         AckRules { every: self.cfg.ack_every, delay: self.cfg.ack_delay, floor: self.profile.ack_floor }
     }
 
-    /// Wakes a blocked writer once a good part of the buffer is free.
+    /// Data was acknowledged: wakes a writer that waits for room, and an owner that waits for delivery.
     pub(super) fn wake_writer(&mut self) {
-        if self.write_blocked && self.output.free() >= self.cfg.send_buffer / WAKE_DIVISOR {
-            self.write_blocked = false;
+        if self.wake_free.is_some_and(|wanted| self.output.free() >= wanted) {
+            self.wake_free = None;
             self.events.writable = true;
+        }
+        if self.wake_delivered.is_some_and(|offset| self.una >= offset) {
+            self.wake_delivered = None;
+            self.events.delivered = true;
         }
     }
 

@@ -95,6 +95,8 @@ pub enum CloseReason {
     AcceptTimeout,
     /// The peer dialled anew on this port pair: it has restarted (02 §27.4).
     PeerRestarted,
+    /// We sent RST because the peer is no longer allowed to have the connection.
+    TrustRevoked,
 }
 
 impl CloseReason {
@@ -111,6 +113,7 @@ impl CloseReason {
             Self::DialTimeout => "dial_timeout",
             Self::AcceptTimeout => "accept_timeout",
             Self::PeerRestarted => "peer_restarted",
+            Self::TrustRevoked => "trust_revoked",
         }
     }
 }
@@ -128,6 +131,7 @@ impl fmt::Display for CloseReason {
             Self::DialTimeout => "the peer did not answer the dial",
             Self::AcceptTimeout => "the dialler never completed the handshake",
             Self::PeerRestarted => "the peer has restarted",
+            Self::TrustRevoked => "trust in the peer has ended",
         })
     }
 }
@@ -141,6 +145,8 @@ pub enum StreamEvent {
     Readable,
     /// `write` takes bytes again after it said `Blocked`.
     Writable,
+    /// What [`Connection::watch_delivered`] asked for has been acknowledged.
+    Delivered,
     /// The peer's orderly end has arrived, with every byte before it; `read` answers `Ok(0)` once these are read.
     Finished,
     /// The connection is over. Bytes already received can still be read.

@@ -33,6 +33,12 @@ impl Tunnel {
         self.run_greeting(now);
     }
 
+    /// Whether the first Hello to this life of the peer may still be answered: after a second without one, official peers
+    /// are taken for what they are.
+    pub fn may_greet(&self) -> bool {
+        self.greeting.peer.is_none() && self.greeting.next.is_some() && self.greeting.sent <= 1
+    }
+
     pub(super) fn run_greeting(&mut self, now: Instant) {
         if self.greeting.next.is_none_or(|at| at > now) {
             return;

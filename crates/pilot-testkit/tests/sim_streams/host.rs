@@ -152,7 +152,7 @@ impl StreamHost {
                 StreamEvent::Writable => self.write_blocked = false,
                 StreamEvent::Finished => self.finished_at = Some(self.received + conn.readable()),
                 StreamEvent::Closed(reason) => self.closed = Some(reason),
-                StreamEvent::Connected | StreamEvent::Readable => {}
+                StreamEvent::Connected | StreamEvent::Readable | StreamEvent::Delivered => {}
             }
         }
         while let Some((_, profile)) = self.script.learn.pop_if(|l| l.0 <= since) {
