@@ -28,6 +28,11 @@ impl Methods {
         }
     }
 
+    /// The names of all methods, sorted.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.0.read().keys().copied().collect()
+    }
+
     /// Who answers a method.
     pub(crate) fn find(&self, method: &str) -> Result<Arc<dyn LocalMethods>, CallError> {
         self.0.read().get(method).cloned().ok_or_else(|| {

@@ -12,8 +12,9 @@ use pilot_wire::SocketAddress;
 use super::stream::Shared;
 use super::{ConnOwner, Engine, Incoming, NodeStream, PortOwner, Wakers};
 
-/// Streams waiting to be accepted (02 §6.2). More are reset.
-const BACKLOG: usize = 64;
+/// Streams waiting to be accepted. More are reset. Larger than the 64 of 02 §6.2: hundreds of peers may dial within one
+/// turn of the accepting task (07 §16 item 31).
+const BACKLOG: usize = 1024;
 
 #[derive(Default)]
 struct Queue {

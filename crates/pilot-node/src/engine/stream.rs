@@ -65,7 +65,7 @@ impl ConnOwner for Shared {
                 wakers.push(state.reader.take());
             }
             StreamEvent::Readable | StreamEvent::Finished => wakers.push(state.reader.take()),
-            StreamEvent::Writable => wakers.push(state.writer.take()),
+            StreamEvent::Writable | StreamEvent::Delivered => wakers.push(state.writer.take()),
             StreamEvent::Closed(reason) => {
                 state.closed = Some(reason);
                 wakers.push(state.reader.take());

@@ -12,9 +12,12 @@ use parking_lot::Mutex;
 use pilot_proto::endpoint::{ConnId, DialError};
 use pilot_proto::stream::{CloseReason, StreamEvent};
 use pilot_wire::SocketAddress;
+use pilot_wire::ipc::ext::DaemonFrame;
 use pilot_wire::ipc::{Answer, text};
 use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::Notify;
 
+use super::ext::Ext;
 use super::replies::{Replies, Ticket};
 use super::texts;
 use crate::engine::{ConnOwner, Incoming, PortOwner, Wakers};
@@ -26,7 +29,7 @@ pub(super) const MAX_OUTSTANDING: usize = 1024;
 /// Bytes of replies and notices on their way to a client; above it its requests are not read.
 pub(super) const MAX_FRAMES_LEN: usize = 4 << 20;
 /// Datagrams waiting for a client; newer ones are dropped (03 §2).
-const MAX_DATAGRAMS: usize = 256;
+pub(super) const MAX_DATAGRAMS: usize = 256;
 /// Their bytes.
 const MAX_DATAGRAM_BYTES: usize = 2 << 20;
 /// Bytes a client has sent on streams whose peers do not keep up; above it nothing more is read from the client.
@@ -80,6 +83,8 @@ pub(super) struct State {
     pub(super) datagram_port: Option<u16>,
     ready: VecDeque<ConnId>,
     writable: Vec<ConnId>,
+    /// The extension's side, once the client has greeted.
+    pub(super) ext: Option<Box<Ext>>,
     datagrams: VecDeque<Vec<u8>>,
     datagram_bytes: usize,
     pub(super) datagrams_dropped: u64,
@@ -142,6 +147,7 @@ impl State {
             || !self.ready.is_empty()
             || !self.writable.is_empty()
             || !self.datagrams.is_empty()
+            || self.ext.as_ref().is_some_and(|ext| ext.has_ready())
             || self.gone
     }
 
@@ -178,7 +184,10 @@ impl State {
 
     /// Whether a client that is about to go has still something to get.
     pub(super) fn has_more_for_client(&self) -> bool {
-        !self.frames.is_empty() || !self.ready.is_empty() || !self.datagrams.is_empty()
+        !self.frames.is_empty()
+            || !self.ready.is_empty()
+            || !self.datagrams.is_empty()
+            || self.ext.as_ref().is_some_and(|ext| ext.has_ready())
     }
 
     /// Whether streams wait for room to write.
@@ -234,18 +243,22 @@ impl State {
 
 /// One connected program.
 #[derive(Default)]
-pub(super) struct Client(pub(super) Mutex<State>);
+pub(super) struct Client {
+    pub(super) state: Mutex<State>,
+    /// Raised when the program has taken what waited for it.
+    pub(super) taken: Notify,
+}
 
 impl Client {
     /// Starts to own a stream whose DialOK is still to come.
     pub(super) fn dialing(&self, id: ConnId, ticket: Ticket) {
-        self.0.lock().conns.insert(id, Conn::new(Phase::Dialing(ticket)));
+        self.state.lock().conns.insert(id, Conn::new(Phase::Dialing(ticket)));
     }
 
     /// Runs `change` and wakes the pump if that gave it work.
     pub(super) fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let (result, waker) = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             let result = change(&mut state);
             let waker = if state.has_work() { state.pump.take() } else { None };
             (result, waker)
@@ -259,7 +272,7 @@ impl Client {
 
 impl ConnOwner for Client {
     fn stream_event(&self, id: ConnId, event: StreamEvent, wakers: &mut Wakers) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let Some(phase) = state.conns.get(&id).map(|conn| conn.phase) else { return };
         match (event, phase) {
             (StreamEvent::Connected, Phase::Dialing(ticket)) => {
@@ -287,7 +300,7 @@ impl ConnOwner for Client {
                 state.schedule(id);
                 state.writable.push(id);
             }
-            (StreamEvent::Connected, _) => {}
+            (StreamEvent::Connected | StreamEvent::Delivered, _) => {}
         }
         if state.has_work() {
             state.wake_pump(wakers);
@@ -295,7 +308,7 @@ impl ConnOwner for Client {
     }
 
     fn dial_failed(&self, id: ConnId, error: DialError, wakers: &mut Wakers) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if let Some(Conn { phase: Phase::Dialing(ticket), .. }) = state.conns.get(&id) {
             let ticket = *ticket;
             state.fail(ticket, &texts::dial_error(&error));
@@ -305,7 +318,7 @@ impl ConnOwner for Client {
     }
 
     fn close_requested(&self, id: ConnId, wakers: &mut Wakers) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.begin_close(id);
         state.wake_pump(wakers);
     }
@@ -316,7 +329,7 @@ pub(super) struct ClientPort(pub(super) Arc<Client>);
 
 impl PortOwner for ClientPort {
     fn accepted(&self, incoming: &Incoming, wakers: &mut Wakers) -> Option<Arc<dyn ConnOwner>> {
-        let mut state = self.0.0.lock();
+        let mut state = self.0.state.lock();
         if state.gone || state.conns.len() >= MAX_CONNS || state.frames.len() >= MAX_FRAMES_LEN {
             return None;
         }
@@ -333,17 +346,49 @@ impl PortOwner for ClientPort {
     }
 }
 
+/// The port a client's datagrams come from, so that the answers to them go to it.
+pub(super) struct SourcePort(pub(super) Arc<Client>);
+
+impl PortOwner for SourcePort {
+    fn accepted(&self, _incoming: &Incoming, _wakers: &mut Wakers) -> Option<Arc<dyn ConnOwner>> {
+        None
+    }
+
+    fn datagram(&self, src: SocketAddress, dst_port: u16, data: &[u8], wakers: &mut Wakers) {
+        if self.0.state.lock().ext.is_some() {
+            self.0.extended_datagram(src, dst_port, data, wakers);
+        } else {
+            self.0.datagram(src, dst_port, data, wakers);
+        }
+    }
+}
+
 impl Client {
     /// Queues a datagram, or drops it when the client does not keep up.
     pub(super) fn datagram(&self, from: SocketAddress, port: u16, data: &[u8], wakers: &mut Wakers) {
-        let mut state = self.0.lock();
-        let full = state.datagrams.len() >= MAX_DATAGRAMS || state.datagram_bytes + data.len() > MAX_DATAGRAM_BYTES;
+        self.queue_datagram(data.len(), wakers, |_, frame| Answer::RecvFrom { from, port, data }.emit(frame).is_ok());
+    }
+
+    /// The same for a client that has greeted: it is told how many were dropped before.
+    pub(super) fn extended_datagram(&self, from: SocketAddress, port: u16, data: &[u8], wakers: &mut Wakers) {
+        self.queue_datagram(data.len(), wakers, |state, frame| {
+            let missed = state.ext.as_mut().map_or(0, |ext| std::mem::take(&mut ext.missed));
+            DaemonFrame::Datagram { port, from, missed, data }.emit(frame).is_ok()
+        });
+    }
+
+    fn queue_datagram(&self, len: usize, wakers: &mut Wakers, emit: impl FnOnce(&mut State, &mut Vec<u8>) -> bool) {
+        let mut state = self.state.lock();
+        let full = state.datagrams.len() >= MAX_DATAGRAMS || state.datagram_bytes + len > MAX_DATAGRAM_BYTES;
         if full || state.gone {
             state.datagrams_dropped += 1;
+            if let Some(ext) = &mut state.ext {
+                ext.missed = ext.missed.saturating_add(1);
+            }
             return;
         }
-        let mut frame = Vec::with_capacity(data.len() + 32);
-        if (Answer::RecvFrom { from, port, data }).emit(&mut frame).is_ok() {
+        let mut frame = Vec::with_capacity(len + 32);
+        if emit(&mut state, &mut frame) {
             state.datagram_bytes += frame.len();
             state.datagrams.push_back(frame);
         }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use pilot_proto::endpoint::ConnId;
 use pilot_wire::SocketAddress;
+use pilot_wire::ipc::ext::{is_extension, op::GREET};
 use pilot_wire::ipc::{Answer, HandshakeCommand, MAX_HANDSHAKE_WAIT_MS, MAX_TAGS, Request, RequestError, op, text};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientPort, MAX_CONNS};
+use super::ext::{self, Verdict};
 use super::replies::Ticket;
 use super::{pump, texts};
 use crate::node::Shared;
@@ -29,7 +31,20 @@ impl Commands {
     }
 
     /// Does what one frame says. Bytes to send are left in the core; the caller pumps after the last frame.
-    pub(super) fn handle(&self, body: &[u8]) {
+    ///
+    /// Once a client has greeted, opcodes from 0x80 up are those of the extension; before, they are unknown (L2, L3).
+    pub(super) fn handle(&self, body: &[u8]) -> Verdict {
+        if body.first().is_some_and(|opcode| is_extension(*opcode)) {
+            let greeted = self.client.state.lock().ext.is_some();
+            if greeted || body.first() == Some(&GREET) {
+                return ext::handle(&self.node, &self.client, body);
+            }
+        }
+        self.official(body);
+        Verdict::Continue
+    }
+
+    fn official(&self, body: &[u8]) {
         let request = match Request::parse(body) {
             Ok(request) => request,
             Err(RequestError::Empty) => return,
@@ -76,22 +91,13 @@ impl Commands {
     fn datagram(&self, to: SocketAddress, data: &[u8]) -> Result<(), String> {
         let start = self.node.env.random_u64() as u16;
         self.node.engine.with_unsent(|core, now| {
-            let known = self.client.0.lock().datagram_port;
-            let port = match known {
-                Some(port) => port,
-                None => {
-                    let owner = Arc::new(ClientPort(self.client.clone()));
-                    let port = core.bind_datagrams(start, owner).ok_or("sendto: no free source port")?;
-                    self.client.0.lock().datagram_port = Some(port);
-                    port
-                }
-            };
+            let port = self.client.datagram_port(core, start).ok_or("sendto: no free source port")?;
             core.endpoint.send_datagram(now, port, to, data).map_err(|e| texts::datagram_error(&e))
         })
     }
 
     fn expect(&self, opcode: u8) -> Ticket {
-        self.client.0.lock().replies.expect(opcode)
+        self.client.state.lock().replies.expect(opcode)
     }
 
     fn answer(&self, ticket: Ticket, answer: Result<Answer<'_>, String>) {
@@ -195,7 +201,7 @@ impl Commands {
         self.node.engine.with_unsent(|core, _| {
             let bound = core.bind(port, owner);
             // Answered while the core is locked: no Accept of the port can come before.
-            let mut state = self.client.0.lock();
+            let mut state = self.client.state.lock();
             match bound {
                 Ok(()) => {
                     state.ports.insert(port);
@@ -208,7 +214,7 @@ impl Commands {
     }
 
     fn unbind(&self, ticket: Ticket, port: u16) {
-        let owned = self.client.0.lock().ports.remove(&port);
+        let owned = self.client.state.lock().ports.remove(&port);
         if owned {
             self.node.engine.with_unsent(|core, now| core.unbind(now, port));
         }
@@ -217,7 +223,7 @@ impl Commands {
     }
 
     fn dial(&self, ticket: Ticket, remote: SocketAddress) {
-        if self.client.0.lock().conns.len() >= MAX_CONNS {
+        if self.client.state.lock().conns.len() >= MAX_CONNS {
             let why = format!("dial: this client has too many connections (limit {MAX_CONNS})");
             return self.answer(ticket, Err(why));
         }

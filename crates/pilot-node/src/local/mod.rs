@@ -7,9 +7,11 @@
 //! | `commands` | what each command does |
 //! | `pump` | the way between the protocol core and a client's socket |
 //! | `texts` | error texts |
+//! | `ext` | the extension: request ids, credit, half-close, calls into services |
 
 mod client;
 mod commands;
+mod ext;
 mod pump;
 mod replies;
 mod texts;
@@ -29,11 +31,16 @@ use crate::engine::{ConnOwner, Incoming, PortOwner, Wakers};
 use crate::node::Shared;
 use client::Client;
 use commands::Commands;
+use ext::Verdict;
+
+pub(crate) use ext::NodeMethods;
 
 /// Programs connected at once (07 §12). A further one is disconnected at once.
 const MAX_CLIENTS: usize = 1024;
 /// Bytes read from a client at once.
 const READ_SIZE: usize = 256 * 1024;
+/// How long a client that is dismissed may take to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after a failed accept (out of descriptors, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -51,7 +58,18 @@ impl Clients {
     pub(crate) fn dismiss(&self) {
         let clients = self.0.lock().clone();
         for client in clients {
-            client.update(|state| state.gone = true);
+            client.update(|state| {
+                ext::dismiss(state, true);
+                state.gone = true;
+            });
+        }
+    }
+
+    /// Tells every client that streams which end from now on do so because the daemon ends.
+    pub(crate) fn announce_end(&self) {
+        let clients = self.0.lock().clone();
+        for client in clients {
+            client.update(|state| ext::dismiss(state, false));
         }
     }
 }
@@ -65,7 +83,10 @@ impl PortOwner for Clients {
 
     fn datagram(&self, src: SocketAddress, dst_port: u16, data: &[u8], wakers: &mut Wakers) {
         for client in self.0.lock().iter() {
-            client.datagram(src, dst_port, data, wakers);
+            // Who has greeted gets what it asked for (L13).
+            if client.state.lock().ext.is_none() {
+                client.datagram(src, dst_port, data, wakers);
+            }
         }
     }
 }
@@ -101,23 +122,39 @@ pub(crate) async fn serve(node: Arc<Shared>, listener: UnixListener) {
 
 async fn serve_client(node: Arc<Shared>, client: Arc<Client>, stream: UnixStream) {
     let (read, write) = tokio::io::split(stream);
-    let reader = read_commands(&node, &client, read);
-    let writer = pump::run(&node.engine, &client, write);
-    tokio::select! {
-        () = reader => {}
-        _ = writer => {}
+    {
+        let reader = read_commands(&node, &client, read);
+        let mut writer = std::pin::pin!(pump::run(&node.engine, &client, write));
+        let told = tokio::select! {
+            left = reader => left == Left::Told,
+            _ = &mut writer => false,
+        };
+        if told {
+            // What it was told should still reach it.
+            client.update(|state| state.gone = true);
+            let _ = tokio::time::timeout(FAREWELL, writer).await;
+        }
     }
     node.clients.0.lock().retain(|other| !Arc::ptr_eq(other, &client));
     pump::depart(node.engine.clone(), client).await;
 }
 
-/// Reads and does what a client says, until it leaves or breaks the framing.
-async fn read_commands(node: &Arc<Shared>, client: &Arc<Client>, mut socket: impl AsyncRead + Unpin) {
+/// How reading ended.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// The client has gone, or broke the framing, which ends without a word (03 §1).
+    Silently,
+    /// It broke a rule, and something is on the way to it that says which.
+    Told,
+}
+
+/// Reads and does what a client says, until it leaves or breaks a rule.
+async fn read_commands(node: &Arc<Shared>, client: &Arc<Client>, mut socket: impl AsyncRead + Unpin) -> Left {
     let commands = Commands::new(node.clone(), client.clone());
     let mut decoder = FrameDecoder::default();
     loop {
         poll_fn(|cx| {
-            let mut state = client.0.lock();
+            let mut state = client.state.lock();
             if state.accepts_input() {
                 return Poll::Ready(());
             }
@@ -128,21 +165,28 @@ async fn read_commands(node: &Arc<Shared>, client: &Arc<Client>, mut socket: imp
         let buffer = decoder.buffer();
         buffer.reserve(READ_SIZE);
         match socket.read_buf(buffer).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return Left::Silently,
             Ok(_) => {}
         }
         loop {
             match decoder.next_frame() {
-                Ok(Some(body)) => commands.handle(body),
+                Ok(Some(body)) => {
+                    if commands.handle(body) == Verdict::Broken {
+                        tracing::debug!("dropped a local client that broke a rule");
+                        node.engine.pump();
+                        return Left::Told;
+                    }
+                }
                 Ok(None) => break,
                 // Nothing behind it can be read; the client is dropped without a word (03 §1).
                 Err(error) => {
                     tracing::debug!(%error, "dropped a local client");
                     node.engine.pump();
-                    return;
+                    return Left::Silently;
                 }
             }
         }
+        client.update(|_| ());
         node.engine.pump();
     }
 }

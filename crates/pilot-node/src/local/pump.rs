@@ -14,6 +14,7 @@ use pilot_wire::ipc::{Answer, op};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::client::{Client, Phase};
+use super::ext;
 use crate::engine::Engine;
 
 /// Bytes gathered for one write to a client.
@@ -41,7 +42,7 @@ pub(super) async fn run(engine: &Engine, client: &Client, mut socket: impl Async
     let mut out = Vec::with_capacity(OUT_LIMIT + RECV_DATA);
     loop {
         let (mut ready, writable, gone) = poll_fn(|cx| {
-            let mut state = client.0.lock();
+            let mut state = client.state.lock();
             if !state.has_work() {
                 state.pump = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -58,6 +59,7 @@ pub(super) async fn run(engine: &Engine, client: &Client, mut socket: impl Async
         {
             deliver(engine, client, id, &mut out);
         }
+        ext::serve_ready(engine, client, &mut out, OUT_LIMIT);
         client.update(|state| {
             ready.into_iter().for_each(|id| state.schedule(id));
             state.take_datagrams(&mut out, OUT_LIMIT);
@@ -66,9 +68,10 @@ pub(super) async fn run(engine: &Engine, client: &Client, mut socket: impl Async
         if !out.is_empty() {
             socket.write_all(&out).await?;
             out.clear();
+            client.taken.notify_waiters();
         }
         resume_reader(client);
-        if gone && !client.0.lock().has_more_for_client() {
+        if gone && !client.state.lock().has_more_for_client() {
             return Ok(());
         }
     }
@@ -77,7 +80,7 @@ pub(super) async fn run(engine: &Engine, client: &Client, mut socket: impl Async
 /// Lets the reader go on when there is room again.
 pub(super) fn resume_reader(client: &Client) {
     let waker = {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         if state.accepts_input() { state.reader.take() } else { None }
     };
     if let Some(waker) = waker {
@@ -88,7 +91,7 @@ pub(super) fn resume_reader(client: &Client) {
 /// Moves received data of one stream into Recv frames, and says CloseOK at its end.
 fn deliver(engine: &Engine, client: &Client, id: ConnId, out: &mut Vec<u8>) {
     engine.with_unsent(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let Some(conn) = state.conns.get(&id) else { return };
         let (phase, was_over) = (conn.phase, conn.over);
         if !matches!(phase, Phase::Open | Phase::Closing) {
@@ -160,7 +163,7 @@ fn deliver(engine: &Engine, client: &Client, id: ConnId, out: &mut Vec<u8>) {
 /// Gives the core what a client wrote while there was no room.
 fn flush_pending(engine: &Engine, client: &Client, id: ConnId) {
     engine.with_unsent(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let Some(conn) = state.conns.get_mut(&id) else { return };
         let before = conn.pending.len();
         while !conn.over && !conn.pending.is_empty() {
@@ -196,7 +199,7 @@ pub(super) fn send(engine: &Engine, client: &Client, id: ConnId, data: &[u8]) ->
     use super::client::send_error;
     use pilot_wire::ipc::text;
     engine.with_unsent(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let conn = match state.conns.get_mut(&id) {
             None => return Err(text::connection_not_found(id.0)),
             Some(conn) if matches!(conn.phase, Phase::Gone | Phase::Closing | Phase::Dialing(_)) || conn.over => {
@@ -222,7 +225,7 @@ pub(super) fn send(engine: &Engine, client: &Client, id: ConnId, data: &[u8]) ->
 /// The client asks to end a stream: its own, or any other by number (the command-line tool's `disconnect`).
 pub(super) fn close(engine: &Engine, client: &Client, id: ConnId) {
     engine.with_unsent(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let Some(conn) = state.conns.get_mut(&id) else {
             drop(state);
             core.close_any(now, id);
@@ -258,7 +261,7 @@ pub(super) fn close(engine: &Engine, client: &Client, id: ConnId) {
 /// Ends every dial of the client that is still under way.
 pub(super) fn cancel_dials(engine: &Engine, client: &Client) {
     engine.with(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let dialing: Vec<(ConnId, _)> = state
             .conns
             .iter()
@@ -276,8 +279,9 @@ pub(super) fn cancel_dials(engine: &Engine, client: &Client) {
 /// The client has gone: frees its ports and ends its streams, each after the bytes it wrote.
 pub(super) async fn depart(engine: Arc<Engine>, client: Arc<Client>) {
     engine.with(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         state.gone = true;
+        ext::depart(core, now, &mut state);
         for port in std::mem::take(&mut state.ports) {
             core.unbind(now, port);
         }
@@ -298,10 +302,11 @@ pub(super) async fn depart(engine: Arc<Engine>, client: Arc<Client>) {
             }
         }
     });
+    client.taken.notify_waiters();
     let linger = async {
-        while client.0.lock().pending_bytes > 0 {
+        while client.state.lock().pending_bytes > 0 {
             let (_, writable) = poll_fn(|cx| {
-                let mut state = client.0.lock();
+                let mut state = client.state.lock();
                 if state.has_writable() {
                     return Poll::Ready(state.take_work(&mut Vec::new()));
                 }
@@ -319,7 +324,7 @@ pub(super) async fn depart(engine: Arc<Engine>, client: Arc<Client>) {
         tracing::debug!("a client left with data that its peers did not take in time");
     }
     engine.with(|core, now| {
-        let mut state = client.0.lock();
+        let mut state = client.state.lock();
         let ids: Vec<ConnId> = state.conns.keys().copied().collect();
         for id in ids {
             state.forget(id);

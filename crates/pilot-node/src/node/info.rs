@@ -87,6 +87,20 @@ impl Shared {
         Value::Object(object)
     }
 
+    /// The connections, at most `limit` of them, as Info lists them.
+    pub(crate) fn connections(&self, limit: usize) -> Value {
+        let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
+        let (list, _) = list(snapshot.conns.iter().take(limit).map(conn_json), LISTS_LEN);
+        json!({ "connections": list, "total": snapshot.conns.len() })
+    }
+
+    /// The peers, at most `limit` of them, as Info lists them.
+    pub(crate) fn peers(&self, limit: usize) -> Value {
+        let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
+        let (list, _) = list(snapshot.peers.iter().take(limit).map(peer_json), LISTS_LEN);
+        json!({ "peers": list, "total": snapshot.peers.len() })
+    }
+
     /// Asks for a direct path to a peer and says what there was (07 §12).
     pub(crate) fn prefer_direct(&self, node: u32) -> Value {
         let before = self.engine.look(|core, now| {

@@ -27,7 +27,7 @@ use crate::engine::{DialFailed, Engine, NodeListener, NodeStream};
 use crate::error::NodeError;
 use crate::events::{EventBus, EventStream};
 use crate::hosting::{Hosting, Methods};
-use crate::local::{self, Clients};
+use crate::local::{self, Clients, NodeMethods};
 use crate::store::{Memory, Store};
 use crate::trust::TrustService;
 
@@ -232,6 +232,8 @@ impl Node {
         for offer in &shared.config.services {
             self.serve(offer.as_ref())?;
         }
+        let own: Arc<dyn pilot_services::LocalMethods> = Arc::new(NodeMethods(Arc::downgrade(shared)));
+        shared.methods.add(&own);
         shared.trust.start(shared)?;
         let clients = shared.clients.clone();
         shared.engine.with(|core, _| core.set_strays(Some(clients)));
@@ -288,6 +290,11 @@ impl Node {
             }
         });
         Ok(ours)
+    }
+
+    /// Reports events of a program that embeds the node, beside the node's own.
+    pub fn reporter(&self) -> Arc<dyn pilot_services::Events> {
+        self.shared.events.clone()
     }
 
     /// What happens from now on (05 §10.3).
@@ -363,6 +370,7 @@ impl Node {
     /// after at most `deadline` and a little.
     pub async fn shutdown(self, deadline: Duration) {
         let shared = &self.shared;
+        shared.clients.announce_end();
         let farewell = async {
             let streams = session::drain_streams(shared);
             tokio::join!(shared.directory.shutdown(), streams);

@@ -1,11 +1,9 @@
 //! The local socket under stress: slow, rude and leaving clients delay and harm nobody.
 
-mod common;
-
 use std::time::Duration;
 
-use common::client::Client;
-use common::{Net, TestNode, befriend, patient, until};
+use crate::common::client::Client;
+use crate::common::{Net, TestNode, befriend, patient, until};
 use pilot_wire::SocketAddress;
 use pilot_wire::ipc::{Answer, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -230,7 +228,7 @@ async fn the_status_object_has_the_keys_of_every_release() {
     let a = net.node().await;
     let mut client = Client::connect(&a.socket()).await;
     let info = client.ask_json(&Request::Info).await;
-    let recorded: serde_json::Value = serde_json::from_str(include_str!("vectors/drift-ipc.json")).unwrap();
+    let recorded: serde_json::Value = serde_json::from_str(include_str!("../vectors/drift-ipc.json")).unwrap();
     for (release, daemon) in recorded["daemons"].as_object().unwrap() {
         let row = daemon["rows"].as_array().unwrap().iter().find(|row| row["name"] == "info").unwrap();
         for key in row["replies"][0]["json"].as_object().unwrap().keys() {

@@ -2,13 +2,11 @@
 //!
 //! Every difference is named in [`exception`] with its reason; anything else that differs fails.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::Net;
-use common::client::Client;
+use crate::common::Net;
+use crate::common::client::Client;
 use serde_json::Value;
 
 /// How an answer may differ from the recorded one.
@@ -49,7 +47,7 @@ fn exception(client: &str, name: &str) -> Option<Exception> {
         // Volatile content; ours has the keys of newer daemons too.
         (_, "Info" | "Info after zero frame") => Keys,
         (_, "Handshake pending" | "Handshake trusted") => Keys,
-        // 64 KiB requests are shortened in the file; `local_server.rs` tests the sizes.
+        // 64 KiB requests are shortened in the file; `server.rs` tests the sizes.
         (_, name) if name.starts_with("SendTo 65") || name.starts_with("Frame of exactly") => Skip,
         ("A2", name) if name.starts_with("Oversize") => Skip,
         // Both ends are ours here and keep the other direction open, as TCP does; the stream ends when it is closed.
@@ -111,7 +109,7 @@ fn text_or_hex(body: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recorded_command_gets_its_recorded_answer() {
-    let file: Value = serde_json::from_str(include_str!("vectors/transport-ipc-daemon.json")).unwrap();
+    let file: Value = serde_json::from_str(include_str!("../vectors/transport-ipc-daemon.json")).unwrap();
     let net = Net::new().await;
     let ports = vec![2000, 5000, 9999];
     let alice = net

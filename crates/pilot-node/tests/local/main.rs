@@ -1,0 +1,10 @@
+//! The local socket of a node, with programs that speak frames by hand.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod ext_client;
+mod extension;
+mod server;
+mod services;
+mod vectors;
