@@ -240,6 +240,22 @@ async fn a_key_cannot_be_rotated_onto_another_node() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_names_its_key_is_good_for_that_key_only() {
+    let mut peers = Peers::new();
+    let node = peers.join(1, 1).await;
+    let text = format!("rotate:{node}:{}", key_text(3));
+    let mut request = json!({"type": "rotate_key", "node_id": node, "new_public_key": key_text(4)});
+    request["signature"] = sign(1, &text).into();
+    assert_eq!(peers.from(66, request.clone()).await["code"], "signature_failed", "somebody who saw it");
+    request["new_public_key"] = key_text(3).into();
+    let mut forged = request.clone();
+    forged["signature"] = sign(2, &text).into();
+    assert_eq!(peers.from(66, forged).await["code"], "signature_failed");
+    assert_eq!(peers.from(1, request).await["type"], "rotate_key_ok");
+    assert_eq!(peers.heartbeat(1, 3, node).await["type"], "heartbeat_ok");
+}
+
+#[tokio::test]
 async fn names_outlast_an_absence_but_not_a_long_one() {
     let env = Env::real();
     let now = env.unix().as_secs();

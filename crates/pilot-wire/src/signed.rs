@@ -16,6 +16,12 @@ pub fn rotate(node: u32) -> String {
     format!("rotate:{node}")
 }
 
+/// `rotate:<node>:<new_public_key>`, signed with the old key: the form of official daemons from 1.9.1 on. Unlike
+/// [`rotate`] it names the new key, so that who sees it once cannot use it for a key of his own.
+pub fn rotate_to(node: u32, new_public_key: &str) -> String {
+    format!("rotate:{node}:{new_public_key}")
+}
+
 /// `register:<listen_addr>:<public_key>` with both texts exactly as sent (07 §9.2).
 pub fn register(listen_addr: &str, public_key: &str) -> String {
     format!("register:{listen_addr}:{public_key}")

@@ -94,6 +94,11 @@ impl Args {
         self.positionals.get(index).map(String::as_str)
     }
 
+    /// All positional arguments.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.positionals
+    }
+
     /// The value of a flag, if it was given. The last one counts.
     pub(crate) fn flag(&self, name: &str) -> Option<&str> {
         self.flags.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())

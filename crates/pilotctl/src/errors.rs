@@ -19,19 +19,25 @@ pub(crate) enum Code {
     ConnectionFailed,
     /// No answer in time.
     Timeout,
+    /// A policy or a missing right forbids it.
+    PermissionDenied,
+    /// The peer does not trust this node yet.
+    TrustRequired,
     /// The local system failed.
     Internal,
 }
 
 impl Code {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: &[Self] = &[
         Self::InvalidArgument,
         Self::NotFound,
         Self::AlreadyExists,
         Self::NotRunning,
         Self::ConnectionFailed,
         Self::Timeout,
+        Self::PermissionDenied,
+        Self::TrustRequired,
         Self::Internal,
     ];
 
@@ -44,6 +50,8 @@ impl Code {
             Self::NotRunning => "no daemon answers; start it",
             Self::ConnectionFailed => "daemon, registry or peer refused or is out of reach; may be retried",
             Self::Timeout => "no answer in time; may be retried",
+            Self::PermissionDenied => "a policy or a missing right forbids it; do not retry unchanged",
+            Self::TrustRequired => "the peer does not trust this node yet; ask it: pilotctl handshake",
             Self::Internal => "the local system failed",
         }
     }
@@ -57,6 +65,8 @@ impl Code {
             Self::NotRunning => "not_running",
             Self::ConnectionFailed => "connection_failed",
             Self::Timeout => "timeout",
+            Self::PermissionDenied => "permission_denied",
+            Self::TrustRequired => "trust_required",
             Self::Internal => "internal",
         }
     }
@@ -115,10 +125,12 @@ impl CliError {
         self
     }
 
-    /// The object of JSON mode: `code`, `message`, `status`, and `hint` and `cause` where there are any.
+    /// The object of JSON mode: `code`, `message` (the newest official release calls it `error`), `status`, and `hint`
+    /// and `cause` where there are any.
     pub(crate) fn to_json(&self) -> Value {
         let mut map = Map::new();
         map.insert("code".into(), self.code.as_str().into());
+        map.insert("error".into(), self.message.clone().into());
         map.insert("message".into(), self.message.clone().into());
         map.insert("status".into(), "error".into());
         if let Some(hint) = &self.hint {

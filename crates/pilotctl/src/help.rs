@@ -35,6 +35,10 @@ pub(crate) fn command(command: &Command) -> String {
     if !command.details.is_empty() {
         text.push_str(&format!("\n{}\n", command.details));
     }
+    let names: Vec<&str> = table::aliases(command.name).collect();
+    if !names.is_empty() {
+        text.push_str(&format!("\nOther names: {}\n", names.join(", ")));
+    }
     if !command.returns.is_empty() {
         text.push_str(&format!("\nJSON: {}\n", command.returns));
     }

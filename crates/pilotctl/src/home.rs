@@ -62,6 +62,14 @@ impl Home {
         self.dir.join("identity.key")
     }
 
+    /// The identity file: the configuration's, else [`Home::identity_path`].
+    ///
+    /// # Errors
+    /// For a value that is no text.
+    pub(crate) fn identity(&self, config: &Config) -> Result<PathBuf, CliError> {
+        Ok(config.text(self, "identity")?.map_or_else(|| self.identity_path(), PathBuf::from))
+    }
+
     /// Makes the directory, for this user only.
     ///
     /// # Errors
@@ -148,6 +156,18 @@ impl Config {
     /// `invalid_argument` when the value is something else.
     pub(crate) fn text(&self, home: &Home, key: &str) -> Result<Option<String>, CliError> {
         Ok(self.text_or_empty(home, key)?.filter(|text| !text.is_empty()))
+    }
+
+    /// The fingerprint of the registry's certificate, which says that the registry speaks TLS: `registry_fingerprint`, or
+    /// the flag of the daemon as a key.
+    ///
+    /// # Errors
+    /// `invalid_argument` when the value is no text.
+    pub(crate) fn registry_fingerprint(&self, home: &Home) -> Result<Option<String>, CliError> {
+        match self.text(home, "registry_fingerprint")? {
+            Some(text) => Ok(Some(text)),
+            None => self.text(home, "registry-fingerprint"),
+        }
     }
 
     /// A text of the configuration, also when it is empty.

@@ -8,14 +8,18 @@
 mod app;
 mod args;
 mod commands;
+mod completions;
 mod demo;
 mod errors;
 mod exchange;
 mod go;
 mod help;
 mod home;
+mod identity;
+mod man;
 mod printer;
 mod process;
+mod registry;
 mod table;
 
 use std::ffi::OsString;
@@ -69,6 +73,11 @@ fn child(main: impl FnOnce(Vec<OsString>) -> ExitCode, arguments: Vec<OsString>)
 }
 
 fn dispatch(out: Printer, words: &[String]) -> errors::Outcome {
+    // The newest official tool keeps half of its commands behind this word (07 §12); here it makes no difference.
+    let words = match words.split_first() {
+        Some((first, rest)) if first == "extras" => rest,
+        _ => words,
+    };
     let Some((first, rest)) = words.split_first() else {
         eprint!("{}", help::usage());
         return Ok(USAGE);

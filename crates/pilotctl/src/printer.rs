@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pilot_wire::json;
 use serde_json::{Value, json};
@@ -40,6 +41,12 @@ impl Printer {
         if self.json { self.envelope(data) } else { self.text(&human()) }
     }
 
+    /// One of many results, while a command runs: a bare object on a line of its own in JSON mode, `human` otherwise.
+    pub(crate) fn item(self, data: &Value, human: &str) {
+        let text = if self.json { format!("{}\n", json::to_string(data)) } else { human.to_owned() };
+        emit(&mut std::io::stdout().lock(), text.as_bytes());
+    }
+
     /// Text for people on standard output, while a command runs.
     pub(crate) fn text(self, text: &str) {
         if !self.json {
@@ -75,6 +82,13 @@ impl Printer {
 
 /// Why output was lost, the first time it was.
 static LOST: OnceLock<String> = OnceLock::new();
+/// Set once nobody reads any more.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether whoever read the output went away: a command that goes on for ever ends then.
+pub(crate) fn reader_gone() -> bool {
+    READER_GONE.load(Ordering::Relaxed)
+}
 
 /// Why some output could not be written (a full disk, say). A result nobody can read is no success.
 pub(crate) fn lost_output() -> Option<&'static str> {
@@ -88,7 +102,8 @@ fn emit(to: &mut impl Write, bytes: &[u8]) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             LOST.get_or_init(|| error.to_string());
         }
-        _ => {}
+        Err(_) => READER_GONE.store(true, Ordering::Relaxed),
+        Ok(()) => {}
     }
 }
 

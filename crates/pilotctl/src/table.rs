@@ -1,4 +1,4 @@
-//! The declaration of every command: help, usage errors, argument parsing and later man pages, completions and the
+//! The declaration of every command: help, usage errors, argument parsing, man pages, completions and the
 //! machine-readable manifest come from it.
 
 use std::future::Future;
@@ -104,58 +104,88 @@ pub(crate) struct Section {
     pub(crate) commands: &'static [&'static Command],
 }
 
-/// Every command there is.
+/// Every command there is, one line each.
+#[rustfmt::skip]
 pub(crate) const SECTIONS: &[Section] = &[
-    Section { title: "See it work", commands: &[&commands::demo::COMMAND] },
-    Section {
-        title: "Set up",
-        commands: &[&commands::init::COMMAND, &commands::config::COMMAND, &commands::rendezvous::COMMAND],
-    },
-    Section {
-        title: "Daemon",
-        commands: &[
-            &commands::daemon_start::COMMAND,
-            &commands::daemon_stop::COMMAND,
-            &commands::daemon_status::COMMAND,
-            &commands::info::COMMAND,
-        ],
-    },
-    Section { title: "Discovery", commands: &[&commands::find::COMMAND, &commands::set_hostname::COMMAND] },
-    Section {
-        title: "Trust",
-        commands: &[
-            &commands::handshake::COMMAND,
-            &commands::pending::COMMAND,
-            &commands::approve::COMMAND,
-            &commands::reject::COMMAND,
-            &commands::trust::COMMAND,
-            &commands::untrust::COMMAND,
-        ],
-    },
-    Section {
-        title: "Talk",
-        commands: &[&commands::connect::COMMAND, &commands::send::COMMAND, &commands::recv::COMMAND],
-    },
-    Section {
-        title: "Diagnose",
-        commands: &[
-            &commands::peers::COMMAND,
-            &commands::connections::COMMAND,
-            &commands::ping::COMMAND,
-            &commands::bench::COMMAND,
-        ],
-    },
-    Section { title: "About", commands: &[&commands::context::COMMAND, &commands::version::COMMAND] },
+    Section { title: "See it work", commands: &[
+        &commands::demo::COMMAND,
+    ] },
+    Section { title: "Set up", commands: &[
+        &commands::init::COMMAND,
+        &commands::config::COMMAND,
+        &commands::rendezvous::COMMAND,
+    ] },
+    Section { title: "Daemon", commands: &[
+        &commands::daemon_start::COMMAND,
+        &commands::daemon_stop::COMMAND,
+        &commands::daemon_status::COMMAND,
+        &commands::info::COMMAND,
+        &commands::health::COMMAND,
+    ] },
+    Section { title: "Discovery", commands: &[
+        &commands::find::COMMAND,
+        &commands::lookup::COMMAND,
+        &commands::set_hostname::COMMAND,
+        &commands::clear_hostname::COMMAND,
+        &commands::set_tags::COMMAND,
+        &commands::clear_tags::COMMAND,
+        &commands::set_public::COMMAND,
+        &commands::set_private::COMMAND,
+    ] },
+    Section { title: "Registration", commands: &[
+        &commands::register::COMMAND,
+        &commands::deregister::COMMAND,
+        &commands::rotate_key::COMMAND,
+    ] },
+    Section { title: "Trust", commands: &[
+        &commands::handshake::COMMAND,
+        &commands::pending::COMMAND,
+        &commands::approve::COMMAND,
+        &commands::reject::COMMAND,
+        &commands::trust::COMMAND,
+        &commands::untrust::COMMAND,
+    ] },
+    Section { title: "Talk", commands: &[
+        &commands::connect::COMMAND,
+        &commands::send::COMMAND,
+        &commands::recv::COMMAND,
+        &commands::dgram::COMMAND,
+        &commands::listen::COMMAND,
+    ] },
+    Section { title: "Diagnose", commands: &[
+        &commands::ping::COMMAND,
+        &commands::traceroute::COMMAND,
+        &commands::bench::COMMAND,
+        &commands::peers::COMMAND,
+        &commands::prefer_direct::COMMAND,
+        &commands::connections::COMMAND,
+        &commands::disconnect::COMMAND,
+    ] },
+    Section { title: "About", commands: &[
+        &commands::context::COMMAND,
+        &commands::completions::COMMAND,
+        &commands::man::COMMAND,
+        &commands::version::COMMAND,
+    ] },
 ];
+
+/// Other names of commands: those of the official documentation and of other releases. One line each.
+pub(crate) const ALIASES: &[(&str, &str)] = &[("resolve", "find"), ("revoke", "untrust")];
 
 /// Every command, in the order of the usage text.
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
     SECTIONS.iter().flat_map(|section| section.commands.iter().copied())
 }
 
-/// The command with this name.
+/// The command with this name, or with this other name.
 pub(crate) fn find(name: &str) -> Option<&'static Command> {
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
     all().find(|command| command.name == name)
+}
+
+/// The other names of a command.
+pub(crate) fn aliases(name: &str) -> impl Iterator<Item = &'static str> {
+    ALIASES.iter().filter(move |(_, of)| *of == name).map(|(alias, _)| *alias)
 }
 
 /// The second words of a group (`daemon`: `start`, `stop`, `status`); empty when there is no such group.
@@ -180,6 +210,15 @@ mod tests {
         assert_eq!(form("[--count <n>]"), Form::Flag { name: "count", value: Some("<n>") });
         assert_eq!(form("--data <msg>"), Form::Flag { name: "data", value: Some("<msg>") });
         assert_eq!(form("[--public]"), Form::Flag { name: "public", value: None });
+    }
+
+    #[test]
+    fn aliases_name_commands_and_are_none_themselves() {
+        for (alias, name) in ALIASES {
+            assert!(all().any(|command| command.name == *name), "{alias} stands for {name}, which does not exist");
+            assert!(all().all(|command| command.name != *alias), "{alias} is a command");
+            assert!(members(alias).is_empty(), "{alias} is a group");
+        }
     }
 
     #[test]

@@ -48,14 +48,22 @@ fn client(mut socket: UnixStream, script: &Mutex<Script>) {
         }
         decoder.push(&chunk[..n]);
         while let Ok(Some(got)) = decoder.next_frame() {
-            // Ours asks for the port to be freed; a February daemon does not know that.
-            if got.first() == Some(&0x37) {
+            let mut script = script.lock().unwrap();
+            // Ours asks for more: a port to be freed (a February daemon does not know that), by which way a peer is
+            // reached, and for the port it listens on for datagrams.
+            let next = script.frames.front().and_then(|frame| frame["hex"].as_str()).map(unhex);
+            let extra: Option<&[u8]> = match got.first() {
+                Some(0x37) => Some(b"\x0a\x00\x01unknown command: 0x37"),
+                Some(0x0d) if next.as_deref() != Some(got) => Some(b"\x0e{}"),
+                Some(0x01) if next.as_deref() != Some(got) => Some(b"\x02\x23\x28"),
+                _ => None,
+            };
+            if let Some(answer) = extra {
                 let mut out = Vec::new();
-                frame::emit(b"\x0a\x00\x01unknown command: 0x37", &mut out).unwrap();
+                frame::emit(answer, &mut out).unwrap();
                 let _ = socket.write_all(&out);
                 continue;
             }
-            let mut script = script.lock().unwrap();
             match script.frames.pop_front() {
                 Some(expected) if expected["dir"] == "request" && unhex(expected["hex"].as_str().unwrap()) == got => {}
                 other => script.wrong.push(format!("{got:02x?} instead of {other:?}")),

@@ -7,10 +7,11 @@ mod support;
 
 use pilot_wire::json as pilot_json;
 use serde_json::Value;
-use support::{Place, argv, cases, changed, commands, february, here, serve};
+use support::{Place, argv, cases, changed, commands, february, february_registry, here, serve};
 
 /// Keys that this tool adds to objects of the official one (the newest release's, and causes).
-const ADDED: &[&str] = &["time_ms", "shown", "complete", "cause"];
+const ADDED: &[&str] =
+    &["time_ms", "shown", "complete", "cause", "error", "to", "total", "encrypted", "path", "endpoint"];
 
 /// Cases in which this tool means to differ: the official one guesses where the line holds a mistake (06 §24.34), and
 /// pipe mode changes what it was given (06 §24.14).
@@ -19,6 +20,22 @@ const MISTAKES: &[(&str, &str)] = &[
     ("send 1 7 --data --timeout 2s", "--data needs a value"),
     ("connect alice 7 --message --json", "--message needs a value"),
 ];
+
+/// Cases that fail in the official tool and do what they say here: commands that could never succeed (06 §24.33), what
+/// the newest release takes without arguments, a name where an address was needed.
+const FIXED: &[&str] = &[
+    "register",
+    "register 127.0.0.1:5",
+    "rotate-key",
+    "rotate-key 1 me@example.com",
+    "traceroute hostname (rejected)",
+];
+
+/// A recorded error with the key that the newest release has for its message.
+fn newest(mut error: Value) -> Value {
+    error["error"] = error["message"].clone();
+    error
+}
 
 #[test]
 fn usage_and_no_daemon_errors_are_those_of_the_official_tool() {
@@ -31,12 +48,19 @@ fn usage_and_no_daemon_errors_are_those_of_the_official_tool() {
         if !known.contains(first) && first != "nosuch" && !first.is_empty() {
             continue;
         }
+        if case["group"] == "usage" && FIXED.contains(&case["name"].as_str().unwrap()) {
+            continue;
+        }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let run = place.run(&words);
+        let run = place.run_with(&words, &[("PILOT_REGISTRY", "127.0.0.1:1")], None);
         assert_eq!(i64::from(run.code), case["exit_code"].as_i64().unwrap(), "{words:?}");
         assert_eq!(run.stdout, "", "{words:?}");
         if let Some(expected) = case.get("stderr_json") {
-            assert_eq!(run.stderr, format!("{}\n", pilot_json::to_string(expected)), "{words:?}");
+            let mut got = pilot_json::parse(run.stderr.as_bytes()).unwrap();
+            assert_eq!(run.stderr, format!("{}\n", pilot_json::to_string(&got)), "{words:?}");
+            // Why the registry cannot be reached is for the system to say.
+            got.as_object_mut().unwrap().remove("cause");
+            assert_eq!(got, newest(expected.clone()), "{words:?}");
         }
         checked += 1;
     }
@@ -75,6 +99,8 @@ fn results_are_those_of_the_official_tool() {
         let first = words.get(1).cloned().unwrap_or_default();
         // Processes have tests of their own; messages from real peers, too. The recorded list is cut short.
         let elsewhere = (first == "daemon" && group != "bootstrap")
+            || group == "listen"
+            || FIXED.contains(&name.as_str())
             || matches!(
                 name.as_str(),
                 "recv 3000 --count 2 --timeout 20s"
@@ -93,6 +119,10 @@ fn results_are_those_of_the_official_tool() {
         prepare(&name, &place);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut variables = Vec::new();
+        let registry = if group == "registry" { february_registry(&name) } else { String::new() };
+        if group == "registry" {
+            variables.push(("PILOT_REGISTRY", registry.as_str()));
+        }
         if name.starts_with("config with PILOT_REGISTRY") {
             variables.push(("PILOT_REGISTRY", "127.0.0.1:9000"));
         }
@@ -149,8 +179,10 @@ fn the_manifest_describes_the_commands_as_the_official_one_does() {
         assert_eq!(got[key], expected[key]);
     }
     for key in ["error_codes", "global_flags", "environment"] {
-        let keys = |value: &Value| value[key].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(got), keys(expected));
+        let all = got[key].as_object().unwrap();
+        for name in expected[key].as_object().unwrap().keys() {
+            assert!(all.contains_key(name), "{key}: {name}");
+        }
     }
     let mut checked = 0;
     for (name, command) in expected["commands"].as_object().unwrap() {

@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::Shared;
 
-/// Features of the newest release that this daemon has too (07 §12).
-const FEATURES: [&str; 4] = ["reply_window", "dial_awaits_key", "key_request", "dgram_confirm"];
+/// Features of the newest release that this daemon has too (07 §12), and `datagram_ports`: a datagram goes to the program
+/// that has bound its port, not to all.
+const FEATURES: [&str; 5] = ["reply_window", "dial_awaits_key", "key_request", "dgram_confirm", "datagram_ports"];
 /// Room for the lists in an answer of at most 1 MiB; what does not fit is left out and said so.
 const LISTS_LEN: usize = 960 * 1024;
 

@@ -296,7 +296,14 @@ impl Registry {
             return Err(Refusal::NewKeyRequired);
         }
         let new_key = decode_key("new_public_key", &new_public_key)?;
-        let proof = self.authorize(session, node, &signed::rotate(node), signature, &ROTATION).await?;
+        let bound = signed::rotate_to(node, &new_public_key);
+        let proof = match self.authorize(session, node, &bound, signature, &ROTATION).await {
+            // February's form, which does not name the new key.
+            Err(Refusal::SignatureFailed(_)) => {
+                self.authorize(session, node, &signed::rotate(node), signature, &ROTATION).await?
+            }
+            other => other?,
+        };
         self.store.rotate_key(self.now(), proof, new_key).await?;
         Ok(Answer::RotateKey { node, public_key: new_public_key })
     }

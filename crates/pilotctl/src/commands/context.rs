@@ -16,7 +16,7 @@ pub(crate) const COMMAND: Command = Command {
     args: &[],
     about: "describe all commands as JSON",
     details: "",
-    returns: "version, commands {name: {args, description, returns}}, error_codes, global_flags, environment, config_file",
+    returns: "version, commands {name: {args, description, returns}}, aliases, error_codes, global_flags, environment, config_file",
     raw: true,
     run: |app, args| Box::pin(run(app, args)),
 };
@@ -36,9 +36,12 @@ fn manifest() -> Value {
         .collect();
     let codes: Map<String, Value> =
         Code::ALL.iter().map(|code| (code.as_str().to_owned(), code.meaning().into())).collect();
+    let aliases: Map<String, Value> =
+        table::ALIASES.iter().map(|(alias, name)| ((*alias).to_owned(), (*name).into())).collect();
     json!({
         "version": FORM,
         "commands": commands,
+        "aliases": aliases,
         "error_codes": codes,
         "global_flags": { "--json": "print one line of JSON: {\"data\":…,\"status\":\"ok\"}; errors on standard error" },
         "environment": {

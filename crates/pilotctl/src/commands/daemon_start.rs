@@ -154,8 +154,13 @@ fn flags(app: &App, args: &Args, socket: &str) -> Result<Vec<OsString>, CliError
         ("log-level", args.flag("log-level").map(str::to_owned)),
         ("log-format", args.flag("log-format").map(str::to_owned)),
     ];
+    let pin = config.registry_fingerprint(home)?;
     let mut flags: Vec<OsString> =
         settings.into_iter().filter_map(|(name, value)| Some(format!("-{name}={}", value?).into())).collect();
+    if let Some(pin) = pin {
+        flags.push("-registry-tls".into());
+        flags.push(format!("-registry-fingerprint={pin}").into());
+    }
     if args.is_set("public") {
         flags.push("-public".into());
     }

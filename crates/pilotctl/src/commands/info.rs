@@ -4,25 +4,35 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::args::Args;
-use crate::errors::Outcome;
-use crate::go::{clock, size};
-use crate::table::Command;
+use crate::errors::{CliError, Outcome};
+use crate::go::{clock, quote, size};
+use crate::printer::Printer;
+use crate::table::{Arg, Command};
 
 /// Rows for people; JSON mode lists all.
 const MOST_ROWS: usize = 50;
 
 pub(crate) const COMMAND: Command = Command {
     name: "info",
-    args: &[],
+    args: &[Arg::new("[--format json|table]", "json is the same as --json")],
     about: "show the status of the daemon",
     details: "",
     returns: "node_id, address, hostname, uptime_secs, connections, ports, peers, encrypt, bytes_sent, bytes_recv, \
               conn_list, peer_list, and more",
-    raw: true,
+    raw: false,
     run: |app, args| Box::pin(run(app, args)),
 };
 
-async fn run(app: &App, _args: &Args) -> Outcome {
+async fn run(app: &App, args: &Args) -> Outcome {
+    let json = match args.flag("format") {
+        None => app.out.is_json(),
+        Some("json") => true,
+        Some("table") => false,
+        Some(other) => {
+            return Err(CliError::argument(format!("unknown format {}", quote(other))).hint("available: json, table"));
+        }
+    };
+    let app = &App { out: Printer::new(json), home: app.home.clone() };
     let driver = app.driver().await?;
     let info = app.ask("info", driver.info()).await?;
     app.out.result(&info, || text(&info));

@@ -2,6 +2,9 @@
 
 pub(crate) mod approve;
 pub(crate) mod bench;
+pub(crate) mod clear_hostname;
+pub(crate) mod clear_tags;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod connections;
@@ -9,25 +12,45 @@ pub(crate) mod context;
 pub(crate) mod daemon_start;
 pub(crate) mod daemon_status;
 pub(crate) mod daemon_stop;
-
 pub(crate) mod demo;
+pub(crate) mod deregister;
+pub(crate) mod dgram;
+pub(crate) mod disconnect;
 pub(crate) mod find;
 pub(crate) mod handshake;
+pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod init;
+pub(crate) mod listen;
+pub(crate) mod lookup;
+pub(crate) mod man;
 pub(crate) mod peers;
 pub(crate) mod pending;
 pub(crate) mod ping;
+pub(crate) mod prefer_direct;
 pub(crate) mod recv;
+pub(crate) mod register;
 pub(crate) mod reject;
 pub(crate) mod rendezvous;
+pub(crate) mod rotate_key;
 pub(crate) mod send;
 pub(crate) mod set_hostname;
+pub(crate) mod set_private;
+pub(crate) mod set_public;
+pub(crate) mod set_tags;
+pub(crate) mod traceroute;
 pub(crate) mod trust;
 pub(crate) mod untrust;
 pub(crate) mod version;
 
+use crate::errors::CliError;
+
 /// A text from elsewhere, made fit for one line of a terminal: control characters become `?`.
 pub(crate) fn line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Adds a hint to the refusal of a daemon that does not know the request.
+fn too_old(error: CliError, hint: &str) -> CliError {
+    if error.message.contains("unknown command: 0x") { error.hint(hint) } else { error }
 }

@@ -29,7 +29,7 @@ pub(crate) const COMMAND: Command = Command {
     ],
     about: "measure the time to a node and back",
     details: "The time includes opening the stream. Exits with 0 even when no probe is answered.",
-    returns: "target, results [{seq, bytes, rtt_ms, time_ms, error}], timeout (bool)",
+    returns: "target, to, results [{seq, bytes, rtt_ms, time_ms, error}], timeout (bool)",
     raw: false,
     run: |app, args| Box::pin(run(app, args)),
 };
@@ -96,7 +96,8 @@ async fn run(app: &App, args: &Args) -> Outcome {
         app.out.text("timeout\n");
     }
     let results = if results.is_empty() { Value::Null } else { Value::Array(results) };
-    let data = json!({ "target": address.to_string(), "results": results, "timeout": expired });
+    let data =
+        json!({ "target": address.to_string(), "to": address.to_string(), "results": results, "timeout": expired });
     app.out.result(&data, String::new);
     Ok(0)
 }

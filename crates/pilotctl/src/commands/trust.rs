@@ -5,25 +5,38 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::args::Args;
 use crate::errors::Outcome;
-use crate::go::local_time;
-use crate::table::Command;
+use crate::go::{local_time, quote};
+use crate::table::{Arg, Command};
 
 pub(crate) const COMMAND: Command = Command {
     name: "trust",
-    args: &[],
+    args: &[Arg::new("[--search <query>]", "part of a node id or of a public key")],
     about: "list trusted nodes",
     details: "",
-    returns: "trusted [{node_id, public_key, approved_at, mutual, network}]",
-    raw: true,
+    returns: "trusted [{node_id, public_key, approved_at, mutual, network}], total",
+    raw: false,
     run: |app, args| Box::pin(run(app, args)),
 };
 
-async fn run(app: &App, _args: &Args) -> Outcome {
+async fn run(app: &App, args: &Args) -> Outcome {
     let driver = app.driver().await?;
     let answer = app.ask("trust", driver.trusted()).await?;
-    let data = json!({ "trusted": answer["trusted"] });
-    app.out.result(&data, || table(data["trusted"].as_array().map_or(&[], Vec::as_slice)));
+    let query = args.flag("search").map(str::to_lowercase);
+    let mut trusted = answer["trusted"].as_array().cloned().unwrap_or_default();
+    if let Some(query) = &query {
+        trusted.retain(|entry| matches(entry, query));
+    }
+    let data = json!({ "trusted": trusted, "total": trusted.len() });
+    app.out.result(&data, || match &query {
+        Some(query) if trusted.is_empty() => format!("no trusted peers matching {}\n", quote(query)),
+        _ => table(&trusted),
+    });
     Ok(0)
+}
+
+fn matches(entry: &Value, query: &str) -> bool {
+    entry["node_id"].as_u64().is_some_and(|node| node.to_string().contains(query))
+        || entry["public_key"].as_str().is_some_and(|key| key.to_lowercase().contains(query))
 }
 
 fn table(trusted: &[Value]) -> String {

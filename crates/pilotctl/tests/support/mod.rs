@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -112,6 +113,63 @@ fn client_loop(mut client: UnixStream, handler: &Handler) {
     }
 }
 
+/// A registry on a free port of loopback that answers in threads until the test ends. Each request is an object, and so
+/// is each answer.
+pub(crate) fn registry(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answer = Arc::new(answer);
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let answer = Arc::clone(&answer);
+            std::thread::spawn(move || {
+                let mut decoder = FrameDecoder::default();
+                let mut chunk = vec![0; 64 * 1024];
+                while let Ok(n @ 1..) = client.read(&mut chunk) {
+                    decoder.push(&chunk[..n]);
+                    while let Ok(Some(body)) = decoder.next_frame() {
+                        let mut out = Vec::new();
+                        let text = json::to_vec(&answer(&json::parse(body).unwrap()));
+                        pilot_wire::frame::emit(&text, &mut out).unwrap();
+                        let _ = client.write_all(&out);
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// The February registry with the nodes of the vectors; `case` is the name of the recording.
+pub(crate) fn february_registry(case: &str) -> String {
+    let case = case.to_owned();
+    registry(move |request| {
+        let node = request["node_id"].as_u64().unwrap_or(0);
+        if request["type"] != "lookup" || node > 2 {
+            return json!({"error": "request failed", "type": "error"});
+        }
+        let mut answer = json!({"address": format!("0:0000.0000.000{node}"), "networks": [0], "node_id": node,
+            "polo_score": 0, "public": false, "public_key": "k", "type": "lookup_ok"});
+        if node == 2 {
+            answer["hostname"] = "bob".into();
+        }
+        if node == 1 {
+            answer["hostname"] = "alice".into();
+        }
+        if case.contains("tags") {
+            answer["tags"] = json!(["ml", "gpu", "x-1"]);
+        }
+        if case.contains("task_exec") {
+            answer["task_exec"] = true.into();
+        }
+        if case.contains("public") {
+            answer["public"] = true.into();
+            answer["real_addr"] = "127.0.0.1:4001".into();
+        }
+        answer
+    })
+}
+
 /// The status of node 1 in the vectors.
 pub(crate) fn info() -> Value {
     json!({
@@ -184,6 +242,17 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
                 answer(Answer::CloseOk { conn: *conn });
                 answer(Answer::CloseOk { conn: *conn });
             }
+            Request::SetVisibility { public } => reply(json!({"node_id": 1, "type": "set_visibility_ok",
+                "visibility": if *public { "public" } else { "private" }})),
+            Request::SetTags { tags } if tags.iter().any(|tag| tag == "BAD") => {
+                answer(Answer::error("set_tags: registry: request failed"));
+            }
+            Request::SetTags { tags } => {
+                let tags: Vec<&str> = tags.iter().map(|tag| tag.trim_start_matches('#')).collect();
+                let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
+                reply(json!({"node_id": 1, "tags": tags, "type": "set_tags_ok"}));
+            }
+            Request::Deregister => reply(json!({"type": "deregister_ok"})),
             Request::Bind { port: 7 } => answer(Answer::error("port 7 already bound")),
             Request::Bind { port } => answer(Answer::BindOk { port: *port }),
             other => answer(Answer::error(format!("unknown command: 0x{:02X}", other.opcode()))),
