@@ -177,12 +177,18 @@ impl Agent {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Runs the release's own `pilotctl` against the daemon.
-    pub fn run(&self, args: &[&str]) -> Result<Outcome> {
+    /// The release's own `pilotctl` against the daemon.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.release.ctl);
         environment(&mut command, self.home.path());
         command.env("PILOT_SOCKET", self.socket()).env("PILOT_REGISTRY", self.options.registry.to_string());
-        let output = command.args(args).stdin(Stdio::null()).output().context("run pilotctl")?;
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it.
+    pub fn run(&self, args: &[&str]) -> Result<Outcome> {
+        let output = self.command(args).output().context("run pilotctl")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Outcome { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }

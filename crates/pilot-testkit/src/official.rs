@@ -19,6 +19,11 @@ pub const NEWEST: &str = "1.18.0";
 /// Oldest official release of the current wire that is tested.
 pub const OLDER: &str = "1.7.2";
 
+/// Every release that interoperability is shown with, oldest first.
+pub const RELEASES: [&str; 5] = ["0.1.2", OLDER, "1.9.1", "1.13.11", NEWEST];
+/// Releases that dial elsewhere by themselves, and have switches against it.
+const WITH_SWITCHES: [&str; 2] = ["1.13.11", NEWEST];
+
 /// One unpacked release.
 #[derive(Clone, Debug)]
 pub struct Official {
@@ -34,6 +39,11 @@ pub fn need_newest() -> Result<(), Unavailable> {
 /// Need of the older release.
 pub fn need_older() -> Result<(), Unavailable> {
     Official::obtain(OLDER).map(drop)
+}
+
+/// Need of every release of [`RELEASES`].
+pub fn need_all() -> Result<(), Unavailable> {
+    RELEASES.iter().try_for_each(|version| Official::obtain(version).map(drop))
 }
 
 fn cache() -> PathBuf {
@@ -75,10 +85,10 @@ impl Official {
             daemon: self.daemon(),
             ctl: self.bin.join("pilotctl"),
             wants_email: true,
-            // The switches came after 1.7.2, with what they switch off.
-            quiet_flags: match self.version.as_str() {
-                OLDER => &[],
-                _ => &["-telemetry-url", "", "-motd-feed-url", "", "-no-skillinject"],
+            quiet_flags: if WITH_SWITCHES.contains(&self.version.as_str()) {
+                &["-telemetry-url", "", "-motd-feed-url", "", "-no-skillinject"]
+            } else {
+                &[]
             },
         }
     }

@@ -79,7 +79,7 @@ fn dispatch(out: Printer, words: &[String]) -> errors::Outcome {
         _ => words,
     };
     let Some((first, rest)) = words.split_first() else {
-        eprint!("{}", help::usage());
+        printer::complain(&help::usage());
         return Ok(USAGE);
     };
     match first.as_str() {
@@ -96,7 +96,7 @@ fn dispatch(out: Printer, words: &[String]) -> errors::Outcome {
             return Err(CliError::argument(format!("unknown command: {first}"))
                 .hint("run 'pilotctl context' for the full command list"));
         }
-        eprint!("unknown command: {first}\n\n{}", help::usage());
+        printer::complain(&format!("unknown command: {first}\n\n{}", help::usage()));
         return Ok(USAGE);
     }
     match rest.split_first() {
@@ -113,11 +113,11 @@ fn dispatch(out: Printer, words: &[String]) -> errors::Outcome {
 fn show_help(words: &[String]) -> errors::Outcome {
     let name = words.join(" ");
     if name.is_empty() {
-        print!("{}", help::usage());
+        printer::say(&help::usage());
         return Ok(0);
     }
     if let Some(command) = table::find(&name) {
-        print!("{}", help::command(command));
+        printer::say(&help::command(command));
         return Ok(0);
     }
     let members = table::members(&name);
@@ -125,7 +125,7 @@ fn show_help(words: &[String]) -> errors::Outcome {
         return Err(CliError::argument(format!("unknown command: {name}")).hint("pilotctl help lists all of them"));
     }
     let texts = members.iter().filter_map(|member| table::find(&format!("{name} {member}"))).map(help::command);
-    print!("{}", texts.collect::<Vec<_>>().join("\n"));
+    printer::say(&texts.collect::<Vec<_>>().join("\n"));
     Ok(0)
 }
 
@@ -136,7 +136,7 @@ fn run(out: Printer, name: &str, words: &[String]) -> errors::Outcome {
     let args = match Args::parse(command, words)? {
         Parsed::Run(args) => args,
         Parsed::Help => {
-            print!("{}", help::command(command));
+            printer::say(&help::command(command));
             return Ok(0);
         }
     };

@@ -113,7 +113,11 @@ fn paragraphs(details: &str) -> String {
     for line in details.lines() {
         let shown = line.starts_with(' ');
         if shown != example {
-            text.push_str(if shown { ".PP\n.nf\n" } else { ".fi\n.PP\n" });
+            text.push_str(match (shown, text.is_empty()) {
+                (true, true) => ".nf\n",
+                (true, false) => ".PP\n.nf\n",
+                (false, _) => ".fi\n.PP\n",
+            });
             example = shown;
         }
         text.push_str(&escaped(line.trim_start()));

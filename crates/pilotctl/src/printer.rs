@@ -80,6 +80,16 @@ impl Printer {
     }
 }
 
+/// A text on standard output in either mode: help.
+pub(crate) fn say(text: &str) {
+    emit(&mut std::io::stdout().lock(), text.as_bytes());
+}
+
+/// A text on standard error in either mode: the usage text.
+pub(crate) fn complain(text: &str) {
+    emit(&mut std::io::stderr().lock(), text.as_bytes());
+}
+
 /// Why output was lost, the first time it was.
 static LOST: OnceLock<String> = OnceLock::new();
 /// Set once nobody reads any more.

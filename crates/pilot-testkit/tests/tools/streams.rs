@@ -12,7 +12,7 @@ const TRUST_LIMIT: Duration = Duration::from_secs(75);
 
 #[test]
 fn our_pilotctl_drives_official_daemons() {
-    isolated("our_pilotctl_drives_official_daemons", &[need_programs, need_newest, need_older], || {
+    isolated("streams::our_pilotctl_drives_official_daemons", &[need_programs, need_newest, need_older], || {
         let rendezvous = RendezvousProcess::start().expect("rendezvous");
         let start = |version: &str, name: &str| {
             let mut mixed = Official::obtain(version).expect("release").release();

@@ -1,0 +1,7 @@
+//! Tools and daemons of different releases: people may change one before the other (07 §2.4).
+#![allow(clippy::disallowed_methods)] // drives real programs
+
+mod allowed;
+mod matrix;
+mod rows;
+mod streams;
