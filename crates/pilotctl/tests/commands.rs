@@ -1,7 +1,7 @@
 //! Commands against a daemon and a registry that answer by script, where the golden vectors say nothing: datagrams,
 //! closing by id, keys, and what the newest release prints.
 
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod support;
 

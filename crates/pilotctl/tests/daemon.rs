@@ -194,6 +194,39 @@ fn messages_pass_between_two_daemons_from_the_command_line() {
         (peers["peers"][0]["node_id"].to_string(), &peers["peers"][0]["authenticated"]),
         (b.clone(), &true.into())
     );
+    assert_eq!(ok(&alice, &["set-tags", "ml", "#gpu"])["tags"], serde_json::json!(["ml", "gpu"]));
+    let lookup = |place: &Place, node: &str| {
+        let run = place.run_with(&["--json", "lookup", node], &[("PILOT_REGISTRY", &rendezvous.registry)], None);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        json(&run.stdout)["data"].clone()
+    };
+    let known = lookup(&bob, &a);
+    assert_eq!((&known["hostname"], &known["tags"]), (&"alice".into(), &serde_json::json!(["ml", "gpu"])));
+    assert_eq!(lookup(&bob, "alice"), known);
+    assert_eq!(ok(&alice, &["set-public"])["visibility"], "public");
+    assert!(lookup(&bob, &a)["real_addr"].is_string());
+    assert_eq!(ok(&alice, &["set-private"])["visibility"], "private");
+    assert_eq!(ok(&alice, &["clear-tags"]), serde_json::json!({"tags": []}));
+    let trace = ok(&alice, &["traceroute", "bob"]);
+    assert_eq!((trace["rtt_samples"].as_array().unwrap().len(), &trace["path"]), (3, &"direct".into()), "{trace}");
+    assert_eq!(ok(&alice, &["health"])["status"], "ok");
+    assert_eq!(ok(&alice, &["prefer-direct", "bob"])["had_tunnel"], true);
+    std::thread::scope(|scope| {
+        let listen = scope.spawn(|| ok(&bob, &["listen", "9000", "--count", "1", "--timeout", "50s"]));
+        // Datagrams to a port that nobody listens on yet go nowhere.
+        while !listen.is_finished() {
+            assert_eq!(ok(&alice, &["dgram", "bob", "9000", "--data", "psst"])["confirmed"], true);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(listen.join().unwrap()["messages"][0]["data"], "psst");
+    });
+    let taken = bob.run(&["listen", "7"]);
+    assert!(taken.code == 1 && taken.stderr.contains("choose another port"), "{}", taken.stderr);
+    assert_eq!(ok(&alice, &["disconnect", "4000000"])["conn_id"], 4_000_000);
+    let run = alice.run(&["--json", "register"]);
+    assert_eq!(json(&run.stderr)["code"], "already_exists", "{}", run.stderr);
+    ok(&alice, &["clear-hostname"]);
+    assert_eq!(alice.run(&["find", "alice"]).code, 1);
     ok(&alice, &["untrust", &b]);
     support::eventually("neither trusts the other", || {
         [&alice, &bob].iter().all(|place| ok(place, &["trust"])["trusted"].as_array().unwrap().is_empty())

@@ -52,7 +52,10 @@ fn client(mut socket: UnixStream, script: &Mutex<Script>) {
             // Ours asks for more: a port to be freed (a February daemon does not know that), by which way a peer is
             // reached, and for the port it listens on for datagrams.
             let next = script.frames.front().and_then(|frame| frame["hex"].as_str()).map(unhex);
+            let unknown = format!("\x0a\0\x01unknown command: 0x{:02X}", got.first().copied().unwrap_or(0));
             let extra: Option<&[u8]> = match got.first() {
+                // The extended local socket, asked for first.
+                Some(0x80..) => Some(unknown.as_bytes()),
                 Some(0x37) => Some(b"\x0a\x00\x01unknown command: 0x37"),
                 Some(0x0d) if next.as_deref() != Some(got) => Some(b"\x0e{}"),
                 Some(0x01) if next.as_deref() != Some(got) => Some(b"\x02\x23\x28"),

@@ -74,7 +74,7 @@ fn explain(address: &pilot::Address, port: u16, error: &Error) -> CliError {
         _ if has(&["not allowed", "policy", "broadcast"]) => {
             (Code::PermissionDenied, "the other side, or the network, does not allow it".into())
         }
-        _ if has(&["trust"]) => {
+        _ if error.code() == "untrusted" || has(&["trust"]) => {
             (Code::TrustRequired, format!("ask for trust first: pilotctl handshake {} \"reason\"", address.node))
         }
         _ if has(&["not found"]) => (Code::NotFound, format!("look it up with: pilotctl lookup {}", address.node)),
