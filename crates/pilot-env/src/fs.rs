@@ -112,6 +112,11 @@ pub trait Fs: Send + Sync {
     /// # Errors
     /// `NotFound` when it does not exist; else the operating system's.
     fn open(&self, path: &Path) -> io::Result<Box<dyn RawFile>>;
+    /// Opens an existing file for reading only.
+    ///
+    /// # Errors
+    /// `NotFound` when it does not exist; else the operating system's.
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn RawFile>>;
     /// Opens a file for reading and writing, creating it with `mode` when missing; its content is kept.
     /// The new name is durable only after [`Fs::sync_dir`] of its directory.
     ///
@@ -133,6 +138,16 @@ pub trait Fs: Send + Sync {
     /// # Errors
     /// The operating system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// As [`Fs::rename`], but never replaces anything. Directories can be renamed, too.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when something has the new name; else the operating system's.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Bytes that can still be written on the file system that holds a directory.
+    ///
+    /// # Errors
+    /// `NotFound`, or the operating system's.
+    fn available(&self, dir: &Path) -> io::Result<u64>;
     /// Removes a file (or link, or socket; not a directory). Durable only after [`Fs::sync_dir`].
     ///
     /// # Errors

@@ -38,3 +38,8 @@ pub fn decode_array<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub fn encode(bytes: &[u8]) -> String {
     LENIENT.encode(bytes)
 }
+
+/// Decodes a text of up to `limit` bytes: payloads are longer than keys.
+pub fn decode_up_to(text: &str, limit: usize) -> Option<Vec<u8>> {
+    Some(text).filter(|text| text.len() <= limit).and_then(|text| LENIENT.decode(text).ok())
+}

@@ -18,6 +18,8 @@
 //! | [`ipc`] | local socket commands | 03, 07 §12 |
 //! | [`registry`] | registry requests and answers | 04, 07 §9 |
 //! | [`handshake`] | trust messages on port 444 | 05 §3.2 |
+//! | [`service`] | frames and files of the application protocols | 05, 07 §11 |
+//! | [`time`] | RFC 3339 times and time stamps in file names | 05 §1.1 |
 
 pub mod addr;
 pub mod base64;
@@ -30,7 +32,9 @@ pub mod json;
 pub mod packet;
 pub mod registry;
 pub mod sack;
+pub mod service;
 pub mod signed;
+pub mod time;
 pub mod tunnel;
 
 pub use addr::{Address, SocketAddress};

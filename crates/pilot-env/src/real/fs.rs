@@ -60,6 +60,10 @@ impl Fs for RealFs {
         Ok(Box::new(Open(OpenOptions::new().read(true).write(true).open(path)?)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
+        Ok(Box::new(Open(OpenOptions::new().read(true).open(path)?)))
+    }
+
     fn open_or_create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn RawFile>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path)?;
         Ok(Box::new(Open(file)))
@@ -84,6 +88,24 @@ impl Fs for RealFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let here = rustix::fs::CWD;
+        match rustix::fs::renameat_with(here, from, here, to, rustix::fs::RenameFlags::NOREPLACE) {
+            // File systems that cannot do it in one step.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match std::fs::symlink_metadata(to) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::rename(from, to),
+                Err(e) => Err(e),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    fn available(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

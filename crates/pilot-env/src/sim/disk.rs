@@ -49,6 +49,14 @@ struct State {
     /// Lock files held, each with the number of its holder.
     locked: BTreeMap<PathBuf, u64>,
     holders: u64,
+    /// Directories renamed since their new parent was synced.
+    moved: Vec<(PathBuf, PathBuf)>,
+    /// Bytes of content that fit.
+    capacity: u64,
+    /// Changes asked for so far.
+    operations: u64,
+    /// The machine stops before the change with this number.
+    stop_at: Option<u64>,
 }
 
 /// A disk in memory.
@@ -69,7 +77,35 @@ fn normal(path: &Path) -> PathBuf {
     out
 }
 
+/// The names below a directory, moved elsewhere.
+fn move_below(names: &mut BTreeMap<PathBuf, Node>, from: &Path, to: &Path) {
+    let below: Vec<PathBuf> = names.keys().filter(|name| name.starts_with(from)).cloned().collect();
+    for name in below {
+        let rest = name.strip_prefix(from).map(Path::to_path_buf).unwrap_or_default();
+        if let Some(node) = names.remove(&name) {
+            names.insert(if rest.as_os_str().is_empty() { to.to_path_buf() } else { to.join(rest) }, node);
+        }
+    }
+}
+
 impl State {
+    /// Counts a change, unless the machine has stopped.
+    fn change(&mut self) -> io::Result<()> {
+        if self.stop_at.is_some_and(|at| self.operations >= at) {
+            return Err(io::Error::other("the machine has stopped"));
+        }
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn used(&self) -> u64 {
+        let len = |node: &Node| match node {
+            Node::File(body) => body.lock().current.len() as u64,
+            Node::Dir { .. } => 0,
+        };
+        self.current.values().map(len).sum()
+    }
+
     fn is_dir(&self, path: &Path) -> bool {
         path == Path::new("/") || matches!(self.current.get(path), Some(Node::Dir { .. }))
     }
@@ -93,6 +129,7 @@ impl State {
 
     fn create(&mut self, path: PathBuf, mode: u32) -> io::Result<Arc<Mutex<FileBody>>> {
         self.check_parent(&path)?;
+        self.change()?;
         let body = Arc::new(Mutex::new(FileBody { mode, ..FileBody::default() }));
         self.current.insert(path, Node::File(body.clone()));
         Ok(body)
@@ -108,14 +145,27 @@ impl SimDisk {
             durable: BTreeMap::new(),
             locked: BTreeMap::new(),
             holders: 0,
+            moved: Vec::new(),
+            capacity: u64::MAX,
+            operations: 0,
+            stop_at: None,
         })))
     }
 
     /// A power cut: see the module's description.
     pub fn crash(&self) {
         let mut state = self.0.lock();
-        let State { rng, current, durable, locked, .. } = &mut *state;
+        let State { rng, current, durable, locked, moved, stop_at, .. } = &mut *state;
         locked.clear();
+        *stop_at = None;
+        // A directory that was renamed is found, whole, under one of its two names.
+        for (from, to) in std::mem::take(moved).into_iter().rev() {
+            if rng.random_bool(0.5) {
+                move_below(durable, &from, &to);
+            } else {
+                move_below(current, &to, &from);
+            }
+        }
         let names: BTreeSet<PathBuf> = current.keys().chain(durable.keys()).cloned().collect();
         let mut left: BTreeMap<PathBuf, Node> = BTreeMap::new();
         for name in names {
@@ -141,7 +191,24 @@ impl SimDisk {
     }
 
     fn open_body(&self, body: Arc<Mutex<FileBody>>) -> Box<dyn RawFile> {
-        Box::new(SimFile(body))
+        Box::new(SimFile(body, self.clone()))
+    }
+
+    /// The machine stops before it makes the change with this number, counted from now: every change from then on fails,
+    /// until the next [`SimDisk::crash`].
+    pub fn stop_after(&self, changes: u64) {
+        let mut state = self.0.lock();
+        state.stop_at = Some(state.operations + changes);
+    }
+
+    /// Changes made so far: writes, syncs, new names.
+    pub fn changes(&self) -> u64 {
+        self.0.lock().operations
+    }
+
+    /// Bytes of content that fit on the disk. Default: no limit.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.0.lock().capacity = bytes;
     }
 }
 
@@ -171,7 +238,7 @@ fn tear(body: &mut FileBody, rng: &mut StdRng) {
     body.durable = body.current.clone();
 }
 
-struct SimFile(Arc<Mutex<FileBody>>);
+struct SimFile(Arc<Mutex<FileBody>>, SimDisk);
 
 impl RawFile for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -183,9 +250,15 @@ impl RawFile for SimFile {
         Ok(n)
     }
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut body = self.0.lock();
         let start = usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let end = start.checked_add(data.len()).ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        let mut state = self.1.0.lock();
+        state.change()?;
+        let growth = end.saturating_sub(self.0.lock().current.len()) as u64;
+        if state.capacity != u64::MAX && growth > 0 && state.used() + growth > state.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut body = self.0.lock();
         if body.current.len() < end {
             body.current.resize(end, 0);
         }
@@ -197,10 +270,12 @@ impl RawFile for SimFile {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        self.1.0.lock().change()?;
         self.0.lock().current.resize(len, 0);
         Ok(())
     }
     fn sync(&self) -> io::Result<()> {
+        self.1.0.lock().change()?;
         let mut body = self.0.lock();
         body.durable = body.current.clone();
         Ok(())
@@ -227,6 +302,10 @@ impl Fs for SimDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
         let body = self.0.lock().file(&normal(path))?;
         Ok(self.open_body(body))
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
+        self.open(path)
     }
 
     fn open_or_create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn RawFile>> {
@@ -267,15 +346,47 @@ impl Fs for SimDisk {
         if state.is_dir(&to) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        state.change()?;
         state.current.remove(&from);
         state.current.insert(to, Node::File(body));
         Ok(())
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (normal(from), normal(to));
+        {
+            let mut state = self.0.lock();
+            if state.current.contains_key(&to) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            if state.is_dir(&from) && from != Path::new("/") {
+                state.check_parent(&to)?;
+                if to.starts_with(&from) {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+                state.change()?;
+                move_below(&mut state.current, &from, &to);
+                state.moved.push((from, to));
+                return Ok(());
+            }
+        }
+        self.rename(&from, &to)
+    }
+
+    fn available(&self, dir: &Path) -> io::Result<u64> {
+        let state = self.0.lock();
+        if !state.is_dir(&normal(dir)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // What an empty disk without a limit would have.
+        Ok(state.capacity.min(1 << 50).saturating_sub(state.used()))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let path = normal(path);
         let mut state = self.0.lock();
         state.file(&path)?;
+        state.change()?;
         state.current.remove(&path);
         Ok(())
     }
@@ -287,6 +398,7 @@ impl Fs for SimDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         state.check_parent(&path)?;
+        state.change()?;
         state.current.insert(path, Node::Dir { mode });
         Ok(())
     }
@@ -297,6 +409,7 @@ impl Fs for SimDisk {
         if !state.is_dir(&path) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        state.change()?;
         state.current.retain(|name, _| !name.starts_with(&path));
         Ok(())
     }
@@ -307,7 +420,15 @@ impl Fs for SimDisk {
         if !state.is_dir(&dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let State { current, durable, .. } = &mut *state;
+        state.change()?;
+        let State { current, durable, moved, .. } = &mut *state;
+        moved.retain(|(from, to)| {
+            let now = to.parent() == Some(&dir);
+            if now {
+                move_below(durable, from, to);
+            }
+            !now
+        });
         durable.retain(|name, _| name.parent() != Some(&dir) || current.contains_key(name));
         for (name, node) in current.iter().filter(|(name, _)| name.parent() == Some(&dir)) {
             durable.insert(name.clone(), node.clone());

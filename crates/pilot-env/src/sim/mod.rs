@@ -140,6 +140,11 @@ impl Host {
         self.disk.crash();
     }
 
+    /// The disk itself, for tests that fill it or stop it between two changes.
+    pub fn sim_disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
     pub(crate) fn disk(&self) -> &dyn Fs {
         &self.disk
     }

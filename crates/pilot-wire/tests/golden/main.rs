@@ -1,6 +1,7 @@
 //! The golden vectors of every format: bytes recorded from the official programs, valid and invalid.
 
 mod beacon;
+mod dataexchange;
 mod handshake;
 mod ipc;
 mod ipc_ext;
@@ -31,6 +32,8 @@ fn load(name: &str) -> Value {
         ("drift-ipc", include_str!("../vectors/drift-ipc.json")),
         ("registry-messages", include_str!("../vectors/registry-messages.json")),
         ("registry-validation", include_str!("../vectors/registry-validation.json")),
+        ("services-dataexchange", include_str!("../vectors/services-dataexchange.json")),
+        ("drift-dataexchange", include_str!("../vectors/drift-dataexchange.json")),
         ("services-handshake", include_str!("../vectors/services-handshake.json")),
         ("drift-registry-binary", include_str!("../vectors/drift-registry-binary.json")),
         ("drift-registry-sequence", include_str!("../vectors/drift-registry-sequence.json")),
