@@ -12,6 +12,7 @@ use std::time::Duration;
 use pilot_wire::SocketAddress;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub mod dataexchange;
 pub mod echo;
 mod host;
 
@@ -55,5 +56,5 @@ pub trait Service: Send + Sync + 'static {
 
 /// The services a daemon offers unless told otherwise.
 pub fn builtin() -> Vec<Arc<dyn Offer>> {
-    vec![Arc::new(echo::Echo)]
+    vec![Arc::new(echo::Echo), Arc::new(dataexchange::DataExchange::default())]
 }

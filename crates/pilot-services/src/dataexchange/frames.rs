@@ -98,7 +98,7 @@ pub(super) async fn body(stream: &mut (impl AsyncRead + Unpin), len: u32, budget
             stream.read_exact(body.bytes.get_mut(start..).unwrap_or_default()).await?;
             left -= n;
         }
-        Ok(())
+        Ok::<_, BodyError>(())
     };
     timeout(time_for(u64::from(len)), reading).await.map_err(|_| BodyError::Io(slow()))??;
     Ok(body)

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pilot_wire::{json, time};
 
-/// Longest name that file systems take, in bytes.
-const MAX: usize = 255;
+/// Longest name, in bytes: file systems take 255, and the file that describes this one has a longer name.
+const MAX: usize = 240;
 /// Longest extension that is kept as such, in bytes, the dot included.
 const MAX_EXTENSION: usize = 64;
 /// What stands between stem and extension at most: `-20260227-101112.345-000001`.
@@ -17,7 +17,10 @@ pub fn base(name: &[u8]) -> String {
     let text = json::text_lossy(name);
     let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     // Control characters confuse terminals, backslashes other systems; what changes the direction of text deceives.
-    let bad = |c: char| c.is_control() || matches!(c, '\\' | '/' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\\' | '/' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     last.chars().map(|c| if bad(c) { '_' } else { c }).collect()
 }
 
@@ -54,7 +57,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_february_where_those_were_safe() {
-        let file: serde_json::Value = serde_json::from_str(include_str!("../../tests/vectors/services-dataexchange.json")).unwrap();
+        let file: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/services-dataexchange.json")).unwrap();
         let rows = file["received_file_names"].as_array().unwrap();
         let mut same = 0;
         for row in rows {
@@ -82,7 +86,8 @@ mod tests {
     #[test]
     fn no_name_is_too_long_or_leads_elsewhere() {
         let long = "n".repeat(400);
-        for sent in [long.as_bytes(), "é".repeat(300).as_bytes(), b"a.\xff\xff/..", b"\0", "a.é".repeat(200).as_bytes()] {
+        for sent in [long.as_bytes(), "é".repeat(300).as_bytes(), b"a.\xff\xff/..", b"\0", "a.é".repeat(200).as_bytes()]
+        {
             for attempt in [0, 1] {
                 let name = stored(&base(sent), Duration::from_secs(1), attempt);
                 assert!(name.len() <= MAX && !name.contains(['/', '\0']) && !name.starts_with(['.', '-']), "{name}");
