@@ -57,6 +57,8 @@ struct State {
     operations: u64,
     /// The machine stops before the change with this number.
     stop_at: Option<u64>,
+    /// Changes refused because it had.
+    refused: u64,
 }
 
 /// A disk in memory.
@@ -92,6 +94,7 @@ impl State {
     /// Counts a change, unless the machine has stopped.
     fn change(&mut self) -> io::Result<()> {
         if self.stop_at.is_some_and(|at| self.operations >= at) {
+            self.refused += 1;
             return Err(io::Error::other("the machine has stopped"));
         }
         self.operations += 1;
@@ -149,6 +152,7 @@ impl SimDisk {
             capacity: u64::MAX,
             operations: 0,
             stop_at: None,
+            refused: 0,
         })))
     }
 
@@ -201,9 +205,9 @@ impl SimDisk {
         state.stop_at = Some(state.operations + changes);
     }
 
-    /// Changes made so far: writes, syncs, new names.
-    pub fn changes(&self) -> u64 {
-        self.0.lock().operations
+    /// Changes refused so far because the machine had stopped.
+    pub fn refused(&self) -> u64 {
+        self.0.lock().refused
     }
 
     /// Bytes of content that fit on the disk. Default: no limit.
@@ -463,11 +467,16 @@ impl Fs for SimDisk {
             }
             state.current.keys().filter(|name| name.parent() == Some(&dir)).cloned().collect()
         };
-        let entry = |path: PathBuf| {
-            let metadata = self.metadata(&path)?;
-            Ok(DirEntry { name: path.file_name().unwrap_or_default().to_owned(), metadata })
+        let entry = |path: PathBuf| match self.metadata(&path) {
+            // Removed by somebody between the two looks.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => Some(Err(e)),
+            Ok(metadata) => {
+                let name = path.file_name().unwrap_or_default().to_owned();
+                Some(Ok(DirEntry { name, metadata }))
+            }
         };
-        names.into_iter().map(entry).collect()
+        names.into_iter().filter_map(entry).collect()
     }
 
     fn lock(&self, path: &Path) -> Result<Lock, LockError> {

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pilot_env::args::{Flag, Flags, Program, split_host_port};
 use pilot_proto::endpoint::Encryption;
 use pilot_proto::trust::{Approval, NetworkApproval};
+use pilot_services::dataexchange::DataExchange;
 use pilot_wire::base64;
+use pilot_wire::service::dataexchange::record::InboxFormat;
 
 use crate::config::{DEFAULT_BEACON, DEFAULT_REGISTRY, DEFAULT_SOCKET, NodeConfig};
 use crate::error::NodeError;
@@ -53,6 +56,18 @@ pub(super) const PROGRAM: Program = Program {
         Flag::uint("max-conns-total", "0", 0, MANY, "streams in total; 0 is 65536"),
         Flag::switch("no-echo", "do not offer the echo service on port 7"),
         Flag::switch("no-dataexchange", "do not offer data exchange on port 1001"),
+        Flag::one_of(
+            "inbox-format",
+            &["public", "february", "newest"],
+            "public",
+            "how messages are written: as documented, or as older tools expect them",
+        ),
+        Flag::text("inbox-hook", "", "program that is run for each message that arrives"),
+        Flag::uint("inbox-max-messages", "0", 0, MANY, "messages kept in the inbox; 0 is 10000"),
+        Flag::uint("inbox-max-mb", "0", 0, MANY, "MiB kept in the inbox; 0 is 256"),
+        Flag::uint("received-max-mb", "0", 0, MANY, "MiB of received files kept; 0 is 16384"),
+        Flag::uint("outbox-max-messages", "0", 0, MANY, "messages kept in the outbox; 0 is 10000"),
+        Flag::uint("outbox-max-mb", "0", 0, MANY, "MiB kept in the outbox; 0 is 4096"),
         Flag::switch("no-eventstream", "do not offer events on port 1002"),
         Flag::text("webhook", "", "URL to post events to"),
         Flag::one_of("log-level", &["debug", "info", "warn", "warning", "error"], "info", "what is logged"),
@@ -137,6 +152,28 @@ fn encryption(flags: &Flags) -> Encryption {
     }
 }
 
+/// How messages and files are kept.
+fn dataexchange(flags: &Flags) -> DataExchange {
+    let mut offer = DataExchange {
+        inbox_format: InboxFormat::parse(flags.text("inbox-format")).unwrap_or_default(),
+        inbox_hook: flags.non_empty("inbox-hook").map(PathBuf::from),
+        ..DataExchange::default()
+    };
+    let limits = &mut offer.limits;
+    for (name, unit, setting) in [
+        ("inbox-max-messages", 1, &mut limits.inbox_messages),
+        ("inbox-max-mb", 1 << 20, &mut limits.inbox_bytes),
+        ("received-max-mb", 1 << 20, &mut limits.received_bytes),
+        ("outbox-max-messages", 1, &mut limits.outbox_messages),
+        ("outbox-max-mb", 1 << 20, &mut limits.outbox_bytes),
+    ] {
+        if let given @ 1.. = flags.uint(name) {
+            *setting = given * unit;
+        }
+    }
+    offer
+}
+
 /// What the flags mean.
 ///
 /// # Errors
@@ -191,6 +228,10 @@ pub(super) fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
     }
     if flags.bool("no-echo") {
         config.services.retain(|service| service.name() != "echo");
+    }
+    config.services.retain(|service| service.name() != "dataexchange");
+    if !flags.bool("no-dataexchange") {
+        config.services.push(Arc::new(dataexchange(flags)));
     }
     Ok(config)
 }
@@ -250,6 +291,21 @@ mod tests {
         let config = parse(&["-syn-rate-limit", "7", "-max-conns-per-port", "8", "-max-conns-total=9"]).unwrap();
         let limits = config.limits;
         assert_eq!((limits.syn_rate, limits.connections_per_port, limits.connections), (7, 8, 9));
+    }
+
+    #[test]
+    fn messages_and_files_can_be_limited_and_switched_off() {
+        let names = |words: &[&str]| parse(words).unwrap().services.iter().map(|s| s.name()).collect::<Vec<_>>();
+        assert_eq!(names(&["-no-echo"]), ["dataexchange"]);
+        assert_eq!(names(&["-no-dataexchange"]), ["echo"]);
+        let words =
+            ["-inbox-format", "february", "-inbox-max-mb", "3", "-received-max-mb=1", "-inbox-hook", "/bin/true"];
+        let flags = PROGRAM.parse(words.iter().map(Into::into)).unwrap();
+        let offer = dataexchange(&flags);
+        assert_eq!((offer.inbox_format, offer.limits.inbox_bytes), (InboxFormat::February, 3 << 20));
+        assert_eq!((offer.limits.received_bytes, offer.limits.inbox_messages), (1 << 20, 10_000));
+        assert_eq!(offer.inbox_hook, Some("/bin/true".into()));
+        assert!(parse(&["-inbox-format", "none"]).is_err());
     }
 
     #[test]

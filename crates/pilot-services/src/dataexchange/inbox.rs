@@ -297,7 +297,12 @@ impl Inbox {
             file.write_at(0, &text)?;
             file.sync()
         };
-        let available = fs.create_dir_all(&partial, 0o700).and_then(|()| fs.available(&partial));
+        let available = match fs.available(&partial) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs.create_dir_all(&partial, 0o700).and_then(|()| fs.available(&partial))
+            }
+            other => other,
+        };
         let available = available.map_err(|error| blamed(&error, "storing"))?;
         if available < FREE_DISK.saturating_add(bytes) {
             return Err(StoreError::Disk { available });
@@ -359,10 +364,10 @@ impl Inbox {
                 state.add(entry);
             }
             let State { seen, present, .. } = &mut *state;
-            if seen.is_long(present.len()) {
-                if let Err(error) = seen.compact(present) {
-                    tracing::warn!(%error, "cannot shorten the log of message ids");
-                }
+            if seen.is_long(present.len())
+                && let Err(error) = seen.compact(present)
+            {
+                tracing::warn!(%error, "cannot shorten the log of message ids");
             }
         }
         for waiting in named {

@@ -241,7 +241,10 @@ impl Session {
             },
             TRANSFER => match Transfer::parse(&body) {
                 // Belongs to the transfer that follows, and is answered with it.
-                Ok(transfer) => return Ok(self.transfers.announce(transfer)),
+                Ok(transfer) => {
+                    self.transfers.announce(transfer);
+                    return Ok(());
+                }
                 Err(error) => error,
             },
             _ => match Receipt::parse(&body) {

@@ -340,7 +340,7 @@ impl Outbox {
         let (inner, number, noted) = (self.0.clone(), item.number, finished.clone());
         let written = blocking(move || {
             noted.as_ref().map_or(Ok(()), |noted| inner.store.log(noted))?;
-            if kept { inner.store.bury(number) } else { inner.store.remove(number) }
+            if kept { Ok(()) } else { inner.store.remove(number) }
         });
         written.await??;
         {

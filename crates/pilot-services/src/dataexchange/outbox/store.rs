@@ -3,10 +3,11 @@
 //! ```text
 //! outbox/<number>.json       what waits; a short payload inside
 //! outbox/<number>.data       a long payload; there and synced before the .json is
-//! outbox/dead/<number>.*     what could not be delivered
 //! outbox/finished.log        what became of each, one JSON line; synced before the .json goes
 //! outbox/.partial/           on its way in
 //! ```
+//!
+//! A dead letter stays where it is: what the log says of it makes it one, until a newer description takes it back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,8 +22,8 @@ use pilot_wire::json;
 use super::super::FREE_DISK;
 use super::super::server::blocking;
 use super::super::source::{OpenFile, Source};
-use super::FINISHED;
 use super::item::{Finished, Item, Kind, Meta};
+use super::{FINISHED, Fate};
 
 /// Longest payload that is kept inside the description.
 const INLINE: u64 = 32 * 1024;
@@ -62,10 +63,6 @@ impl Store {
         self.dir.join(format!("{number:016}.{extension}"))
     }
 
-    fn dead(&self, number: u64, extension: &str) -> PathBuf {
-        self.dir.join("dead").join(format!("{number:016}.{extension}"))
-    }
-
     fn log_path(&self) -> PathBuf {
         self.dir.join("finished.log")
     }
@@ -100,29 +97,22 @@ impl Store {
             // A torn last line must not swallow the next one.
             self.append(b"\n", 1)?;
         }
-        let mut waiting = Vec::new();
+        let (mut waiting, mut dead) = (Vec::new(), Vec::new());
+        let mut revived = std::collections::BTreeSet::new();
         for item in self.read_dir(&self.dir)? {
             let ended = places.get(&item.meta.id).and_then(|place| finished.get(*place));
-            match ended {
-                // Finished, tried again since: the description is newer than the outcome.
-                Some(end) if item.meta.created > end.at => {
-                    let id = item.meta.id.clone();
-                    finished.retain(|finished| finished.id != id);
-                    places = finished.iter().enumerate().map(|(at, finished)| (finished.id.clone(), at)).collect();
+            match ended.map(|end| (end.state, item.meta.created > end.at)) {
+                None => waiting.push(item),
+                // Taken back since it ended.
+                Some((_, true)) => {
+                    revived.insert(item.meta.id.clone());
                     waiting.push(item);
                 }
-                Some(end) if matches!(end.state, super::Fate::Expired | super::Fate::Refused) => {
-                    self.bury(item.number)?
-                }
-                Some(_) => self.remove(item.number)?,
-                None => waiting.push(item),
+                Some((Fate::Expired | Fate::Refused, false)) => dead.push(item),
+                Some((Fate::Delivered | Fate::Cancelled, false)) => self.remove(item.number)?,
             }
         }
-        for item in &waiting {
-            self.finish_revival(item)?;
-        }
-        // Behind the main directory: what was being buried is complete by now.
-        let dead = self.read_dir(&self.dir.join("dead"))?;
+        finished.retain(|finished| !revived.contains(&finished.id));
         let next_number = waiting.iter().chain(&dead).map(|item| item.number).max().unwrap_or(0);
         while finished.len() > FINISHED {
             finished.pop_front();
@@ -301,9 +291,7 @@ impl Store {
     pub(super) fn remove(&self, number: u64) -> io::Result<()> {
         let fs = self.env.fs();
         // The description first: a payload without one is cleared away at the next start.
-        for path in
-            [self.path(number, "json"), self.dead(number, "json"), self.path(number, "data"), self.dead(number, "data")]
-        {
+        for path in [self.path(number, "json"), self.path(number, "data")] {
             match fs.remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -312,44 +300,10 @@ impl Store {
         fs.sync_dir(&self.dir)
     }
 
-    /// Puts a message among the dead letters. The payload goes first, so that it is never without description for long.
-    pub(super) fn bury(&self, number: u64) -> io::Result<()> {
-        let fs = self.env.fs();
-        fs.create_dir_all(&self.dir.join("dead"), 0o700)?;
-        for extension in ["data", "json"] {
-            match fs.rename(&self.path(number, extension), &self.dead(number, extension)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            // One after the other, whatever a crash does: a description is always where its payload is, or behind it.
-            fs.sync_dir(&self.dir.join("dead"))?;
-            fs.sync_dir(&self.dir)?;
-        }
-        Ok(())
-    }
-
     /// Takes a dead letter back into the queue with a new description.
     pub(super) fn revive(&self, number: u64, meta: Meta) -> io::Result<Item> {
-        // The description first: a payload without one would be cleared away at the next start.
         self.env.fs().write_atomic(&self.path(number, "json"), &meta.emit(), 0o600)?;
-        let item = Item::new(number, meta);
-        self.finish_revival(&item)?;
-        Ok(item)
-    }
-
-    /// The rest of a revival: the payload comes back, the old description goes.
-    fn finish_revival(&self, item: &Item) -> io::Result<()> {
-        let (fs, number) = (self.env.fs(), item.number);
-        if !fs.exists(&self.dead(number, "json")) {
-            return Ok(());
-        }
-        match fs.rename(&self.dead(number, "data"), &self.path(number, "data")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fs.sync_dir(&self.dir)?;
-        fs.remove_file(&self.dead(number, "json"))?;
-        fs.sync_dir(&self.dir.join("dead"))
+        Ok(Item::new(number, meta))
     }
 }
 

@@ -160,8 +160,11 @@ async fn answers_disclose_no_paths_and_malformed_frames_are_named() {
     assert!(receiver.texts().is_empty());
 }
 
+/// Frames that a scripted peer has read.
+type Frames = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
+
 /// A peer that answers like a daemon of February: everything is acknowledged, what is unknown is dropped.
-async fn february(mut stream: DuplexStream, heard: Arc<Mutex<Vec<(u32, Vec<u8>)>>>) {
+async fn february(mut stream: DuplexStream, heard: Frames) {
     use pilot_wire::service::dataexchange::reply;
     while let Some((kind, body)) = read_frame(&mut stream).await {
         let data = if kind == FILE {
@@ -179,7 +182,7 @@ async fn february(mut stream: DuplexStream, heard: Arc<Mutex<Vec<(u32, Vec<u8>)>
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_without_ids_gets_the_payload_once_and_an_unknown_type_is_no_delivery() {
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let heard = Frames::default();
     let (near, far) = tokio::io::duplex(64 * 1024);
     tokio::spawn(february(far, heard.clone()));
     let mut client = Client::new(near, None);
