@@ -43,8 +43,6 @@ pub(super) struct Client {
     paused: bool,
     stopped: bool,
     pace: f64,
-    /// Since when the own service is not there.
-    away: u64,
 }
 
 struct Connected {
@@ -64,7 +62,7 @@ impl Client {
     pub(super) fn new(plan: Plan, orders: mpsc::UnboundedReceiver<Order>, reports: Reports) -> Self {
         let (rng, pace) = (StdRng::seed_from_u64(plan.seed), plan.pace);
         let (connected, idle, held) = (None, Vec::new(), Held::default());
-        Self { plan, rng, orders, reports, held, connected, idle, paused: false, stopped: false, pace, away: millis() }
+        Self { plan, rng, orders, reports, held, connected, idle, paused: false, stopped: false, pace }
     }
 
     /// Works until told to stop.
@@ -92,9 +90,6 @@ impl Client {
             }
             let breath = BREATH.mul_f64(self.pace * self.rng.random_range(0.25..1.75));
             self.rest(breath).await;
-        }
-        if self.connected.is_none() {
-            self.say(Report::Away { start: self.away, end: millis() });
         }
         self.disconnect().await;
         self.say(Report::Stopped);
@@ -140,7 +135,7 @@ impl Client {
         let job = Job::draw(&self.plan, &mut self.rng, &mut self.idle, MOST_IDLE);
         let mut done = Done {
             what: job.what.clone(),
-            start: millis(),
+            start: job.since.unwrap_or_else(millis),
             end: 0,
             daemon: job.daemon,
             client: job.client,
@@ -209,7 +204,7 @@ impl Client {
             }
         });
         self.connected = Some(Connected { driver, service, datagrams });
-        self.say(Report::Away { start: self.away, end: millis() });
+        self.say(Report::Back(millis()));
         Ok(())
     }
 
@@ -238,7 +233,7 @@ impl Client {
     async fn disconnect(&mut self) {
         self.idle.clear();
         if let Some(connected) = self.connected.take() {
-            self.away = millis();
+            self.say(Report::Away(millis()));
             connected.service.end(false).await;
             connected.datagrams.abort();
             // The receiver holds a clone of the driver.
@@ -254,12 +249,12 @@ impl Client {
     /// Gives the port up, with the streams accepted from it living on, and takes it again.
     async fn listen_again(&mut self) {
         let Some(Connected { driver, service, datagrams }) = self.connected.take() else { return };
-        self.away = millis();
+        self.say(Report::Away(millis()));
         service.end(true).await;
         match self.listen(&driver).await {
             Ok(service) => {
                 self.connected = Some(Connected { driver, service, datagrams });
-                self.say(Report::Away { start: self.away, end: millis() });
+                self.say(Report::Back(millis()));
             }
             Err(error) => {
                 if error.is::<Never>() {

@@ -173,10 +173,11 @@ impl Stage {
             options,
         });
         tokio::spawn(stage.clone().keep_book(reports));
-        let now = millis();
         for client in 0..stage.seats.len() {
-            // Until all have begun, a service may be missing.
-            lock(&stage.ledger).report(client, 0, Report::Away { start: now, end: now + 10_000 });
+            // Until it says otherwise.
+            lock(&stage.ledger).begin(Party::Client(client), millis());
+        }
+        for client in 0..stage.seats.len() {
             stage.seat(client, stage.plans[client].seed).await?;
         }
         Ok(stage)

@@ -110,9 +110,8 @@ impl Ledger {
                     }
                 }
             }
-            Report::Away { start, end } => {
-                self.disturbances.push(Disturbance { party: Party::Client(client), start, end });
-            }
+            Report::Away(at) => self.begin(Party::Client(client), at),
+            Report::Back(at) => self.end(Party::Client(client), at),
             Report::Wrong(text) => self.violation(text),
             Report::Datagrams(n) => self.totals.datagrams += n,
             Report::Held { .. } | Report::Stopped => {}
@@ -227,7 +226,10 @@ mod tests {
 
     #[test]
     fn a_client_that_was_away_excuses_only_what_was_with_it() {
-        let away = |ledger: &mut Ledger| ledger.report(5, 1, Report::Away { start: 100, end: 110 });
+        let away = |ledger: &mut Ledger| {
+            ledger.report(5, 1, Report::Away(100));
+            ledger.report(5, 1, Report::Back(110));
+        };
         assert_eq!(judged(away, failed(1, Some(5), 105, 106)), (0, 1));
         assert_eq!(judged(away, failed(1, Some(4), 105, 106)), (1, 0));
         assert_eq!(judged(away, failed(1, None, 105, 106)), (1, 0));

@@ -60,13 +60,10 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// An operation ended.
     Done(Done),
-    /// The client's own service was not there for a while (milliseconds of the clock all share).
-    Away {
-        /// From.
-        start: u64,
-        /// To.
-        end: u64,
-    },
+    /// The client's own service is not there, from this time on (milliseconds of the clock all share).
+    Away(u64),
+    /// It is there again.
+    Back(u64),
     /// Bytes that are not the ones sent, or another rule that no disturbance excuses.
     Wrong(String),
     /// Datagrams received, all of them as sent.

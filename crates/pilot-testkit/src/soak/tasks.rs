@@ -9,7 +9,7 @@ use pilot::{Address, Driver, SocketAddress, Stream};
 use rand::Rng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::plan::{Plan, ServiceAt};
+use super::plan::{Plan, ServiceAt, millis};
 use super::talk::{self, Mode, Request};
 
 /// The echo service of every daemon.
@@ -98,6 +98,8 @@ pub(super) struct Idle {
     daemon: usize,
     seed: u64,
     at: u64,
+    /// When it was last seen to work, in the clock of [`millis`]: what has become of it since counts as later.
+    since: u64,
 }
 
 impl Idle {
@@ -162,6 +164,8 @@ pub(super) struct Job {
     pub(super) daemon: usize,
     /// The client at the other end.
     pub(super) client: Option<usize>,
+    /// When what it builds on was last seen to work, if that is before now.
+    pub(super) since: Option<u64>,
     task: Task,
     node: u32,
 }
@@ -202,7 +206,7 @@ impl Job {
             78..93 if !idle.is_empty() => {
                 let idle = idle.swap_remove(rng.random_range(0..idle.len()));
                 let (len, close) = (small, rng.random_ratio(1, 3));
-                let daemon = idle.daemon;
+                let (daemon, since) = (idle.daemon, Some(idle.since));
                 let what = format!("{len} bytes over a kept stream");
                 return Self {
                     what,
@@ -224,7 +228,7 @@ impl Job {
             _ => (daemon, None),
         };
         let node = if matches!(task, Task::Stranger) { plan.stranger } else { plan.nodes[daemon] };
-        Self { what, daemon, client, task, node }
+        Self { what, daemon, client, since: None, task, node }
     }
 
     /// Does it. A stream that is to be kept comes back.
@@ -255,12 +259,13 @@ impl Job {
             Task::Open { seed } => {
                 let mut stream = held.hold(dial(&driver, to(ECHO), tally).await?);
                 talk::round_trip(stream.get(), seed, 0, 100, &mut tally.sent, &mut tally.received).await?;
-                return Ok(Some(Idle { stream, daemon: self.daemon, seed, at: 100 }));
+                return Ok(Some(Idle { stream, daemon: self.daemon, seed, at: 100, since: millis() }));
             }
             Task::Use { mut idle, len, close } => {
                 let stream = idle.stream.get();
                 talk::round_trip(stream, idle.seed, idle.at, len, &mut tally.sent, &mut tally.received).await?;
                 idle.at += len;
+                idle.since = millis();
                 if !close {
                     return Ok(Some(idle));
                 }
