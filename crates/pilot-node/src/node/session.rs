@@ -50,6 +50,9 @@ async fn handle(shared: &Arc<Shared>, event: DirectoryEvent) {
             shared.trust.polled(&poll).await;
             shared.polls.send_modify(|count| *count += 1);
         }
+        // A registry that comes back may have a beacon beside it that knows nobody, and through which nobody is reached
+        // until its nodes have said where they are.
+        DirectoryEvent::Online(true) => shared.engine.with(|core, now| core.endpoint.rediscover(now)),
         other => tracing::debug!(?other, "registry"),
     }
 }

@@ -208,6 +208,11 @@ impl Endpoint {
         self.beacon.set_addr(now, beacon);
     }
 
+    /// Tells the beacon where we are now, not at the next round: it may have forgotten us.
+    pub fn rediscover(&mut self, now: Instant) {
+        self.beacon.discover_soon(now);
+    }
+
     /// The time of [`Self::poll_timeout`] has come. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.notices.pass(now) {

@@ -113,7 +113,8 @@ impl Client {
                     }
                 }
                 self.idle = open;
-                self.say(Report::Held { round, streams: self.held.list(), quiet: self.paused });
+                let listens = self.connected.as_ref().is_some_and(|c| !c.service.task.is_finished());
+                self.say(Report::Held { round, streams: self.held.list(), listens });
             }
             Some(Order::Stop) | None => self.stopped = true,
         }

@@ -23,7 +23,7 @@ use super::{Options, Outcome};
 
 /// How long a peer may still fail after a daemon is back, or a client: on a busy machine, with streams that have to
 /// learn that their other end is gone.
-const GRACE: Grace = Grace { daemon: 45_000, client: 10_000 };
+const GRACE: Grace = Grace { daemon: 45_000, client: 10_000, relay: 20_000 };
 /// Failures are judged once every report that could excuse them has come.
 const JUDGE_AFTER: u64 = 40_000;
 /// Everything must balance this soon after the clients pause: an idle stream whose end died is given up after 40 s.
@@ -39,8 +39,17 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Longest wait for the clients to end.
 const PARTING: Duration = Duration::from_secs(60);
 
-/// What the answers to one round of [`Order::Hold`] said: for each client its daemon and its streams.
-type Answers = BTreeMap<usize, (u64, usize, Vec<u32>)>;
+/// What a client said to [`Order::Hold`].
+#[derive(Clone)]
+struct Holding {
+    round: u64,
+    daemon: usize,
+    streams: Vec<u32>,
+    listens: bool,
+}
+
+/// The last answer of each client.
+type Answers = BTreeMap<usize, Holding>;
 
 struct Stage {
     options: Options,
@@ -211,8 +220,8 @@ impl Stage {
     /// Puts what clients report into the book.
     async fn keep_book(self: Arc<Self>, mut reports: mpsc::UnboundedReceiver<(usize, usize, Report)>) {
         while let Some((client, daemon, report)) = reports.recv().await {
-            if let Report::Held { round, streams, .. } = report {
-                lock(&self.answers).insert(client, (round, daemon, streams));
+            if let Report::Held { round, streams, listens } = report {
+                lock(&self.answers).insert(client, Holding { round, daemon, streams, listens });
             } else {
                 lock(&self.ledger).report(client, daemon, report);
             }
@@ -287,12 +296,14 @@ impl Stage {
     }
 
     /// Kills the rendezvous, or tells it to stop, and starts it again on its store. Nothing between daemons that run
-    /// all the time may notice, so the book does not hear of it.
+    /// all the time may notice, so the book hears of it only for the pair that talks by relay.
     async fn break_rendezvous(self: Arc<Self>, mut rng: StdRng) -> Result<()> {
         loop {
             sleep(Duration::from_secs(rng.random_range(30..100))).await;
             let _breaking = self.calm.read().await;
             let mut rendezvous = self.rendezvous.lock().await;
+            let relay = Party::Relay(network::RELAYED.0, network::RELAYED.1);
+            lock(&self.ledger).begin(relay, millis());
             if rng.random_ratio(2, 3) {
                 rendezvous.kill()?;
                 self.count("rendezvous killed and restarted");
@@ -303,6 +314,7 @@ impl Stage {
             sleep(Duration::from_millis(rng.random_range(0..8_000))).await;
             rendezvous.start()?;
             rendezvous_ready(&mut rendezvous).await?;
+            lock(&self.ledger).end(relay, millis());
         }
     }
 
@@ -428,29 +440,30 @@ impl Stage {
     async fn balance(&self, round: u64) -> Result<Vec<String>> {
         self.tell_all(&Order::Hold(round)).await;
         let deadline = Instant::now() + Duration::from_secs(20);
-        let held = loop {
+        let answers = loop {
             let answers = lock(&self.answers).clone();
-            if answers.values().filter(|(r, ..)| *r == round).count() == self.seats.len() {
-                let mut held = vec![BTreeSet::new(); self.daemons.len()];
-                for (_, daemon, streams) in answers.into_values() {
-                    held[daemon].extend(streams);
-                }
-                break held;
+            if answers.values().filter(|holding| holding.round == round).count() == self.seats.len() {
+                break answers;
             }
             if Instant::now() > deadline {
-                let answered = |c: &usize| answers.get(c).is_some_and(|(r, ..)| *r == round);
+                let answered = |c: &usize| answers.get(c).is_some_and(|holding| holding.round == round);
                 let silent: Vec<usize> = (0..self.seats.len()).filter(|c| !answered(c)).collect();
                 return Ok(vec![format!("clients {silent:?} do not say what they hold")]);
             }
             sleep(Duration::from_millis(20)).await;
         };
+        let mut held = vec![BTreeSet::new(); self.daemons.len()];
+        let mut listening = vec![0; self.daemons.len()];
+        for holding in answers.into_values() {
+            held[holding.daemon].extend(holding.streams);
+            listening[holding.daemon] += u64::from(holding.listens);
+        }
         let views = self.views().await?;
         let mut wrong = compare(&views, &held);
         for (i, view) in views.iter().enumerate() {
             let daemon = self.daemons[i].lock().await;
-            let listening = self.plans.iter().filter(|plan| plan.daemon == i).count() as u64;
-            if view.ports != daemon.base_ports + listening {
-                let expected = daemon.base_ports + listening;
+            let expected = daemon.base_ports + listening[i];
+            if view.ports != expected {
                 wrong.push(format!("daemon {i}: {} ports are bound instead of {expected}", view.ports));
             }
             wrong.extend(descriptors(i, &daemon, view)?);

@@ -11,6 +11,8 @@ pub(super) enum Party {
     Daemon(usize),
     /// A client by index.
     Client(usize),
+    /// The beacon, for the two daemons that reach each other through it.
+    Relay(usize, usize),
 }
 
 /// How long after a disturbance an operation with that party may still fail, milliseconds.
@@ -20,6 +22,8 @@ pub(super) struct Grace {
     pub(super) daemon: u64,
     /// After a client is back.
     pub(super) client: u64,
+    /// After the beacon is back.
+    pub(super) relay: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,6 +156,7 @@ impl Ledger {
             let (concerns, grace) = match d.party {
                 Party::Daemon(i) => (i == daemon || i == done.daemon, self.grace.daemon),
                 Party::Client(i) => (done.client == Some(i), self.grace.client),
+                Party::Relay(a, b) => ([(a, b), (b, a)].contains(&(daemon, done.daemon)), self.grace.relay),
             };
             concerns && d.start <= done.end && d.end.saturating_add(grace) >= done.start
         })
@@ -198,7 +203,7 @@ mod tests {
     }
 
     fn judged(disturb: impl FnOnce(&mut Ledger), report: Report) -> (usize, u64) {
-        let mut ledger = Ledger::new(Grace { daemon: 10, client: 2 });
+        let mut ledger = Ledger::new(Grace { daemon: 10, client: 2, relay: 1 });
         disturb(&mut ledger);
         ledger.report(0, 0, report);
         ledger.judge(u64::MAX);
@@ -222,6 +227,14 @@ mod tests {
         assert_eq!(judged(killed(2), failed(1, None, 100, 130)), (1, 0), "a third one");
         let lasting = |ledger: &mut Ledger| ledger.begin(Party::Daemon(1), 100);
         assert_eq!(judged(lasting, failed(1, None, 5000, 5001)), (0, 1), "still down");
+    }
+
+    #[test]
+    fn the_beacon_excuses_only_the_pair_that_needs_it() {
+        let down = |a, b| move |ledger: &mut Ledger| ledger.begin(Party::Relay(a, b), 100);
+        assert_eq!(judged(down(1, 0), failed(1, None, 105, 106)), (0, 1));
+        assert_eq!(judged(down(0, 1), failed(1, None, 105, 106)), (0, 1));
+        assert_eq!(judged(down(1, 2), failed(1, None, 105, 106)), (1, 0));
     }
 
     #[test]

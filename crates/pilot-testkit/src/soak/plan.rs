@@ -74,8 +74,8 @@ pub(super) enum Report {
         round: u64,
         /// Streams.
         streams: Vec<u32>,
-        /// Whether nothing but idle streams is left.
-        quiet: bool,
+        /// Whether its own service is there; one that was just reconnecting when told to pause has none.
+        listens: bool,
     },
     /// Everything is closed.
     Stopped,

@@ -212,6 +212,7 @@ impl Job {
                     what,
                     daemon,
                     client: None,
+                    since,
                     task: Task::Use { idle, len, close },
                     node: plan.nodes[daemon],
                 };
