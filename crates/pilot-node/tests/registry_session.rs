@@ -105,3 +105,48 @@ async fn a_registry_with_tls_is_reached_by_its_fingerprint_and_another_is_refuse
     assert_eq!(info["registered"], false);
     assert!(info["registry_error"].as_str().unwrap().contains("fingerprint mismatch"), "{info}");
 }
+
+/// Waits until the registry shows what it should; says what it shows instead.
+async fn shown(registry: SocketAddr, hostname: &str, expected: &str) {
+    let mut last = None;
+    let right = async {
+        loop {
+            let node = holder(registry, hostname).await;
+            last = ask(registry, &Request::Lookup { node }).await.text("real_addr").map(str::to_owned);
+            if last.as_deref() == Some(expected) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(common::PATIENCE, right).await;
+    assert!(in_time.is_ok(), "{hostname} is shown at {last:?} instead of {expected}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endpoint_registered_is_the_tunnel_sockets_or_the_fixed_one_also_at_a_registry_that_forgot() {
+    let net = Net::new().await;
+    let (registry, beacon) = (net.rendezvous.registry_addr(), net.rendezvous.beacon_addr());
+    let named = |hostname: &'static str| {
+        move |config: &mut pilot_node::NodeConfig| {
+            config.hostname = hostname.to_owned();
+            config.public = true;
+        }
+    };
+    // Listens on port 0.
+    let plain = net.node_with(named("plain")).await;
+    let fixed = net
+        .node_with(|config| {
+            named("fixed")(config);
+            config.endpoint = Some("9.9.9.9:4000".to_owned());
+        })
+        .await;
+    let own = plain.node.local_addr().to_string();
+    shown(registry, "plain", &own).await;
+    shown(registry, "fixed", "9.9.9.9:4000").await;
+    net.rendezvous.shutdown().await;
+    let rendezvous = Rendezvous::start(Env::real(), RendezvousConfig::new(registry, beacon)).await.unwrap();
+    shown(registry, "plain", &own).await;
+    shown(registry, "fixed", "9.9.9.9:4000").await;
+    drop((plain, fixed, rendezvous));
+}

@@ -97,3 +97,63 @@ async fn transfer_and_power_cut(seed: u64) {
     assert_eq!((b.address(), b.public_key()), (id, key));
     assert!(b.trust().is_trusted(a.address().node), "an acknowledged approval was forgotten");
 }
+
+fn in_virtual_time(work: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().start_paused(true).build().unwrap().block_on(work);
+}
+
+#[test]
+fn a_request_fetched_from_the_registry_survives_a_power_cut() {
+    // 07 §16 item 42: the registry hands a message out once, so it is on disk before anybody hears of it.
+    in_virtual_time(async {
+        let world = World::new(42);
+        let (server, one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 3].into());
+        let _rendezvous = rendezvous(world.host(server)).await;
+        let (alice, bob) = (world.host(one), world.host(two));
+        // There is no way but the registry's.
+        world.block(one, two);
+        world.block(two, one);
+        let (a, b) = (node(&alice).await, node(&bob).await);
+        let asks = a.address().node;
+        patient(a.trust().request(b.address().node, "please".to_owned())).await.unwrap();
+        let waits = |node: &Node| node.trust().pending().iter().any(|request| request["node_id"] == asks);
+        patient(async {
+            while !waits(&b) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        bob.sim().unwrap().crash_disk();
+        drop(b);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let b = node(&bob).await;
+        assert!(waits(&b), "a request that was shown is forgotten");
+        patient(b.trust().approve(asks)).await.unwrap();
+        assert!(a.trust().wait(b.address().node, PATIENCE).await);
+    });
+}
+
+#[test]
+fn a_beacon_that_forgot_everybody_is_told_again_with_the_registry() {
+    // The nodes ask a beacon every 25 s; nobody is relayed to until they have.
+    in_virtual_time(async {
+        let world = World::new(7);
+        let host = |n: u8| world.host([10, 0, 0, n].into());
+        let (server, alice, bob) = (host(1), host(2), host(3));
+        let first = rendezvous(server.clone()).await;
+        let nodes = (node(&alice).await, node(&bob).await);
+        let known = async |rendezvous: &Rendezvous| {
+            while rendezvous.beacon().node_count() < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        patient(known(&first)).await;
+        first.shutdown().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let again = rendezvous(server).await;
+        let quick = tokio::time::timeout(Duration::from_secs(12), known(&again)).await;
+        assert!(quick.is_ok(), "the beacon knows {} of 2 nodes", again.beacon().node_count());
+        drop(nodes);
+    });
+}

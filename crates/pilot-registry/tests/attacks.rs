@@ -362,3 +362,24 @@ async fn a_node_reached_through_the_beacon_only_shows_the_beacons_address() {
     assert_eq!((&shown["real_addr"], &shown["relay_only"]), (&json!("192.0.2.250:9001"), &json!(true)));
     assert_eq!(peers.lookup(hidden).await["real_addr"], "192.0.2.250:9001");
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_heartbeat_is_checked_and_a_forged_one_keeps_nobody_alive() {
+    // 07 D14: the official registry checks one in two minutes.
+    let env = Env::simulated(14);
+    let store = Arc::new(RedbStore::in_memory(env.unix().as_secs(), None).unwrap());
+    let mut peers = Peers::over(env.clone(), store.clone(), RegistryConfig::default());
+    let (alive, dead) = (peers.join(1, 1).await, peers.join(2, 2).await);
+    for _ in 0..STALE_AFTER.as_secs() / 10 + 6 {
+        env.sleep(std::time::Duration::from_secs(10)).await;
+        assert_eq!(peers.heartbeat(1, 1, alive).await["type"], "heartbeat_ok");
+        // From the dead node's own address, signed by somebody else and not at all.
+        let forged = peers.heartbeat(2, 9, dead).await;
+        assert!(forged["error"].as_str().unwrap().contains("signature verification failed"), "{forged}");
+        let bare = peers.from(2, json!({"type": "heartbeat", "node_id": dead})).await;
+        assert_eq!(bare["type"], "error", "{bare}");
+    }
+    assert_eq!(store.reap(env.unix().as_secs()).await.unwrap(), 1);
+    assert_eq!(peers.lookup(dead).await["code"], "node_not_found");
+    assert_eq!(peers.lookup(alive).await["type"], "lookup_ok");
+}

@@ -1,6 +1,6 @@
 //! The main path in one process: rendezvous, nodes and drivers on loopback.
 
-use pilot_testkit::testnet::{TestNet, patient};
+use pilot_testkit::testnet::{TestNet, patient, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn pattern(len: usize, salt: usize) -> Vec<u8> {
@@ -84,6 +84,80 @@ async fn a_datagram_arrives_once_with_its_sender_bound_port_or_not() {
     one_datagram(&net, &from, &to, 4001, b"to a bound port").await;
     listener.close().await;
     one_datagram(&net, &from, &to, 4001, b"to a freed port").await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_speaks_and_closes_at_once_is_heard_whole() {
+    // 02 §29 row 7, 03 §16 row 15: the stream may be over before the dial has returned.
+    let net = TestNet::new(2).await.expect("network");
+    net.befriend(0, 1).await.expect("trust");
+    let (client, server) = (net.driver(0).await.expect("driver"), net.driver(1).await.expect("driver"));
+    let listener = server.listen(3000).await.expect("listen");
+    const STREAMS: usize = 60;
+    let speak = async {
+        for i in 0..STREAMS {
+            let mut stream = listener.accept().await.expect("accept");
+            stream.write_all(&pattern(1 + i * 700, i)).await.expect("write");
+            if i % 2 == 0 {
+                stream.close().await.expect("close");
+            }
+        }
+    };
+    let listen = async {
+        for i in 0..STREAMS {
+            let mut stream = client.dial(net.at(1, 3000)).await.expect("dial");
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.expect("read to the end");
+            assert!(heard == pattern(1 + i * 700, i), "stream {i}: {} bytes", heard.len());
+        }
+    };
+    patient("all streams", async { tokio::join!(speak, listen) }).await.expect("in time");
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_may_go_and_come_back_while_streams_arrive() {
+    // 02 §29 row 19, 03 §16 row 22.
+    let net = TestNet::new(2).await.expect("network");
+    net.befriend(0, 1).await.expect("trust");
+    let (client, server) = (net.driver(0).await.expect("driver"), net.driver(1).await.expect("driver"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let knock = async {
+        let (mut opened, mut refused) = (0, 0);
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            match client.dial(net.at(1, 3000)).await {
+                Ok(mut stream) => {
+                    opened += 1;
+                    // Accepted, or closed because nobody will accept it any more: never left open and forgotten.
+                    let mut end = Vec::new();
+                    stream.read_to_end(&mut end).await.expect("the stream ends");
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("connection refused"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        (opened, refused)
+    };
+    let open_and_close = async {
+        for round in 0..40 {
+            let listener = server.listen(3000).await.expect("the port is free again at once");
+            for _ in 0..round % 3 {
+                drop(listener.accept().await.expect("accept"));
+            }
+            listener.close().await;
+            tokio::time::sleep(std::time::Duration::from_millis(round % 4)).await;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let ((opened, refused), ()) =
+        patient("forty rounds", async { tokio::join!(knock, open_and_close) }).await.expect("in time");
+    assert!(opened >= 40 && refused >= 1, "{opened} opened, {refused} refused");
+    let streams = |i: usize| net.node(i).info()["connections"].as_u64();
+    until("no stream is left", || streams(0) == Some(0) && streams(1) == Some(0)).await.expect("nothing left");
+    round_trip(&net, 0, 1, pattern(10_000, 1)).await;
     net.shutdown().await;
 }
 

@@ -218,6 +218,30 @@ fn two_plaintext_nodes_talk() {
 }
 
 #[test]
+fn a_direct_way_in_clear_is_kept_while_it_works() {
+    // 07 D19: whatever is believed counts as life, not only a frame that opens.
+    let mut net = Net::with_beacon();
+    for id in [1, 2] {
+        let mut config = net.config(id, id as u8);
+        config.encrypt = Encryption::Off;
+        net.add_with(id, config);
+    }
+    net.trust(0, 1);
+    net.run(SECOND);
+    let conn = net.echo(0, 1, b"x", 5 * SECOND);
+    net.record = true;
+    for _ in 0..60 {
+        net.run(10 * SECOND);
+        net.echo_on(0, conn, b"still here", 5 * SECOND);
+        assert!(!net.peer(0, 2).relay && !net.peer(1, 1).relay);
+    }
+    let beacon = addr(super::harness::BEACON);
+    let to_beacon = net.sent.iter().filter(|s| s.1 == beacon);
+    let relayed = to_beacon.filter(|s| matches!(BeaconMessage::parse(&s.2), Some(BeaconMessage::Relay { .. })));
+    assert_eq!(relayed.count(), 0);
+}
+
+#[test]
 fn a_dial_in_clear_begins_after_three_seconds_without_an_exchange() {
     let mut net = Net::new();
     let mut config = net.config(1, 1);
