@@ -103,6 +103,14 @@ impl Env {
         u64::from_le_bytes(bytes)
     }
 
+    /// A client for HTTP requests.
+    ///
+    /// # Errors
+    /// When the system's certificates cannot be used.
+    pub fn http_client(&self, user_agent: &str) -> io::Result<crate::HttpClient> {
+        crate::HttpClient::new(self.clone(), user_agent)
+    }
+
     /// The file system.
     pub fn fs(&self) -> &dyn Fs {
         match &self.0 {

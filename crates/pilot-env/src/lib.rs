@@ -18,6 +18,7 @@
 pub mod args;
 mod env;
 pub mod fs;
+pub mod http;
 pub mod net;
 mod real;
 pub mod sim;
@@ -27,6 +28,7 @@ pub mod unix;
 
 pub use env::Env;
 pub use fs::{DirEntry, Fs, Lock, LockError, Metadata, RawFile};
+pub use http::{HttpAnswer, HttpClient, HttpPost, HttpUrl};
 pub use net::{ByteStream, NetStream, TcpListener};
 pub use sim::{Host, NetConditions, World};
 pub use udp::{RecvBatch, Transmit, UdpSocket};

@@ -140,6 +140,37 @@ impl TlsConnector {
         Ok(Self(tokio_rustls::TlsConnector::from(Arc::new(config))))
     }
 
+    /// A client that trusts the certificate authorities of this machine. Without any, every handshake fails.
+    ///
+    /// # Errors
+    /// Only when the cryptographic provider lacks both TLS 1.2 and 1.3, which this build does not.
+    pub fn system() -> io::Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        let (_, unusable) = roots.add_parsable_certificates(found.certs);
+        if unusable > 0 || !found.errors.is_empty() {
+            tracing::debug!(unusable, errors = ?found.errors, "some certificates of this machine cannot be used");
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(tokio_rustls::TlsConnector::from(Arc::new(config))))
+    }
+
+    /// As [`TlsConnector::connect`], for a server that is known by its name or address.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that cannot be one; otherwise what the stream or the handshake reports.
+    pub async fn connect_to(&self, name: &str, stream: NetStream) -> io::Result<NetStream> {
+        let (local, peer) = (stream.local_addr(), stream.peer_addr());
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("server name: {e}")))?;
+        let tls = self.0.connect(name, stream).await?;
+        Ok(NetStream::new(Box::new(tls), local, peer))
+    }
+
     /// Performs the handshake on a connected stream.
     ///
     /// # Errors

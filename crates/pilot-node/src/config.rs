@@ -11,6 +11,8 @@ use pilot_proto::stream::StreamConfig;
 use pilot_proto::trust::Approval;
 use pilot_services::Offer;
 
+use crate::webhook::WebhookTarget;
+
 /// Registry on this host: no built-in default points at anybody else's.
 pub const DEFAULT_REGISTRY: &str = "127.0.0.1:9000";
 /// Beacon on this host.
@@ -58,6 +60,11 @@ pub struct NodeConfig {
     /// `PILOT_NODE_ID`, `PILOT_ADDRESS`, `PILOT_PUBLIC_KEY` and `PILOT_JUSTIFICATION`; exit status 0 within 30 s approves,
     /// anything else leaves the request waiting.
     pub approval_hook: Option<PathBuf>,
+    /// Where events are posted. Default: nowhere.
+    pub webhook: Option<WebhookTarget>,
+    /// File with the key that signs what is posted, read at start and by `set-webhook`; without its final newline.
+    /// Default: unsigned.
+    pub webhook_secret_file: Option<PathBuf>,
     /// Services offered on their ports. Default [`pilot_services::builtin`].
     pub services: Vec<Arc<dyn Offer>>,
     /// Stream behaviour.
@@ -85,6 +92,8 @@ impl Default for NodeConfig {
             public_ports: Vec::new(),
             approval: Approval::default(),
             approval_hook: None,
+            webhook: None,
+            webhook_secret_file: None,
             services: pilot_services::builtin(),
             stream: StreamConfig::default(),
             limits: Limits::default(),

@@ -8,6 +8,7 @@
 //! hosting    services: what they may ask of the node, and the methods they offer to local programs
 //! node       all of it joined, and the life at the registry
 //! local      the socket through which programs on this host use the daemon
+//! webhook    posts events to a URL of the operator
 //! store      what is kept on disk
 //! daemon     the program: flags, logs, signals
 //! ```
@@ -23,6 +24,7 @@ mod local;
 mod node;
 mod store;
 mod trust;
+mod webhook;
 
 pub use config::NodeConfig;
 pub use directory::DirectoryError;
@@ -31,6 +33,7 @@ pub use error::NodeError;
 pub use events::{EventStream, MissedEvents, NodeEvent};
 pub use node::{Node, SHUTDOWN_DEADLINE};
 pub use trust::{TrustFailed, TrustService};
+pub use webhook::WebhookTarget;
 
 /// Version of this program, as registry and peers see it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -129,3 +129,48 @@ async fn shutdown_delivers_what_was_written() {
     assert_eq!(got.len(), 1_000_000);
     patient(stopping).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_those_who_follow_it_what_happened() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    let mut events = b.node.events();
+    befriend(&a, &b).await;
+    // The peer ends this one first, we the other.
+    for peer_first in [true, false] {
+        let listener = b.node.listen(2000).unwrap();
+        let mut ours = patient(a.node.dial(b.at(2000))).await.unwrap();
+        let mut theirs = patient(listener.accept()).await;
+        let (first, second) = if peer_first { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
+        first.write_all(b"farewell").await.unwrap();
+        first.shutdown().await.unwrap();
+        let mut said = String::new();
+        patient(second.read_to_string(&mut said)).await.unwrap();
+        assert_eq!(said, "farewell");
+        second.shutdown().await.unwrap();
+    }
+    let mut names = Vec::new();
+    let mut ends = Vec::new();
+    while ends.len() < 2 {
+        let event = patient(events.next()).await.unwrap().unwrap();
+        names.push(event.name);
+        if event.name == "conn.fin" && event.data["local_port"] == 2000 {
+            ends.push(event.data.clone());
+        }
+        assert!(event.name != "conn.rst", "{:?}", event.data);
+    }
+    for expected in [
+        "tunnel.peer_added",
+        "tunnel.established",
+        "handshake.received",
+        "handshake.pending",
+        "handshake.approved",
+        "conn.syn_received",
+        "conn.established",
+    ] {
+        assert!(names.contains(&expected), "no {expected} in {names:?}");
+    }
+    assert_eq!((&ends[0]["initiator"], &ends[0]["stats"]["bytes_recv"]), (&"remote".into(), &8.into()));
+    assert_eq!((&ends[1]["initiator"], &ends[1]["stats"]["bytes_sent"]), (&"local".into(), &8.into()));
+    assert_ne!(ends[0]["conn_id"], ends[1]["conn_id"]);
+}

@@ -121,6 +121,8 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::daemon_status::COMMAND,
         &commands::info::COMMAND,
         &commands::health::COMMAND,
+        &commands::set_webhook::COMMAND,
+        &commands::clear_webhook::COMMAND,
     ] },
     Section { title: "Discovery", commands: &[
         &commands::find::COMMAND,

@@ -14,6 +14,7 @@ use pilot_wire::service::dataexchange::record::InboxFormat;
 
 use crate::config::{DEFAULT_BEACON, DEFAULT_REGISTRY, DEFAULT_SOCKET, NodeConfig};
 use crate::error::NodeError;
+use crate::webhook::WebhookTarget;
 
 /// Large enough for any use, small enough that nothing overflows.
 const MANY: u64 = 1 << 24;
@@ -70,6 +71,7 @@ pub(super) const PROGRAM: Program = Program {
         Flag::uint("outbox-max-mb", "0", 0, MANY, "MiB kept in the outbox; 0 is 4096"),
         Flag::switch("no-eventstream", "do not offer events on port 1002"),
         Flag::text("webhook", "", "URL to post events to"),
+        Flag::text("webhook-secret-file", "", "file with the key that signs what is posted (X-Pilot-Signature)"),
         Flag::one_of("log-level", &["debug", "info", "warn", "warning", "error"], "info", "what is logged"),
         Flag::one_of("log-format", &["text", "json"], "text", "how it is logged"),
         Flag::switch("version", "print the version and end"),
@@ -200,9 +202,8 @@ pub(super) fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
     config.public_ports = numbers(flags, "public-ports")?;
     config.approval = approval(flags)?;
     config.approval_hook = flags.non_empty("trust-hook").map(PathBuf::from);
-    if flags.non_empty("webhook").is_some() {
-        return Err(bad("-webhook: this daemon does not send webhooks"));
-    }
+    config.webhook = flags.non_empty("webhook").map(WebhookTarget::new).transpose().map_err(bad)?;
+    config.webhook_secret_file = flags.non_empty("webhook-secret-file").map(PathBuf::from);
     for (name, setting) in [
         ("keepalive", &mut config.keepalive),
         ("idle-timeout", &mut config.stream.idle_timeout),
@@ -278,7 +279,7 @@ mod tests {
             (&["-registry-tls"], "-registry-fingerprint"),
             (&["-registry-tls", "-registry-fingerprint", "12"], "64 hexadecimal digits"),
             (&["-listen", "example.com:1"], "example.com"),
-            (&["-webhook", "http://x"], "-webhook"),
+            (&["-webhook", "ftp://x"], "webhook URL must start with http:// or https://"),
             (&["-no-such"], "no-such"),
         ] {
             let text = parse(words).err().unwrap_or_default();

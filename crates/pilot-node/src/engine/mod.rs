@@ -26,6 +26,9 @@ use pilot_wire::SocketAddress;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 
+use crate::events::EventBus;
+use crate::events::reports::Reporter;
+
 pub use listener::NodeListener;
 pub use stream::{DialFailed, NodeStream};
 
@@ -92,6 +95,8 @@ pub(crate) struct Core {
     /// When the driver will next look at the clock.
     armed: Option<Instant>,
     notices: mpsc::Sender<Event>,
+    bus: Arc<EventBus>,
+    reporter: Reporter,
     /// Streams refused because the application did not accept them in time.
     pub(crate) accept_drops: u64,
     wakers: Wakers,
@@ -172,6 +177,7 @@ impl Core {
     fn dispatch(&mut self, now: Instant) {
         let mut wakers = std::mem::take(&mut self.wakers);
         while let Some(event) = self.endpoint.poll_event() {
+            self.reporter.report(&self.bus, &event);
             match event {
                 Event::Stream { conn, event } => {
                     if let Some(owner) = self.conns.get(&conn) {
@@ -202,6 +208,7 @@ impl Core {
                         owner.datagram(src, dst_port, &data, &mut wakers);
                     }
                 }
+                Event::Ended(_) => {}
                 other => {
                     if self.notices.try_send(other).is_err() {
                         tracing::debug!("the node is too busy for a notice of the endpoint; it will be repeated");
@@ -235,7 +242,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// An engine on a bound socket. Notices for the node's own tasks come out of the receiver.
-    pub(crate) fn new(env: Env, socket: UdpSocket, config: EndpointConfig) -> (Arc<Self>, mpsc::Receiver<Event>) {
+    pub(crate) fn new(
+        env: Env,
+        socket: UdpSocket,
+        config: EndpointConfig,
+        bus: Arc<EventBus>,
+    ) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (notices, receiver) = mpsc::channel(NOTICE_QUEUE);
         let core = Core {
             endpoint: Endpoint::new(env.now(), config),
@@ -245,6 +257,8 @@ impl Engine {
             strays: None,
             armed: None,
             notices,
+            bus,
+            reporter: Reporter::default(),
             accept_drops: 0,
             wakers: Wakers::default(),
         };

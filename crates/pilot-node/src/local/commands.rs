@@ -163,13 +163,10 @@ impl Commands {
                     node.directory.set_task_exec(enabled).await
                 });
             }
-            // No webhook is ever active, so that disabling it is done is true.
-            Request::SetWebhook { url } if url.is_empty() => {
-                self.json(ticket, op::SET_WEBHOOK_OK, &json!({ "webhook": "" }));
-            }
-            Request::SetWebhook { .. } => {
-                self.answer(ticket, Err("set_webhook: this daemon does not send webhooks".to_owned()));
-            }
+            Request::SetWebhook { url } => match node.set_webhook(&url) {
+                Ok(()) => self.json(ticket, op::SET_WEBHOOK_OK, &json!({ "webhook": url })),
+                Err(why) => self.answer(ticket, Err(format!("set_webhook: {why}"))),
+            },
             _ => self.answer(ticket, Err(text::unknown_command(opcode))),
         }
     }

@@ -129,6 +129,7 @@ impl Shared {
     fn common(&self, snapshot: &EndpointInfo) -> Map<String, Value> {
         let peers = |test: fn(&PeerInfo) -> bool| snapshot.peers.iter().filter(|peer| test(peer)).count();
         let drops = self.engine.look(|core, _| core.accept_drops);
+        let webhook = self.webhook.counts();
         let object = json!({
             "connections": snapshot.conns.iter().filter(|conn| counted(conn.state)).count(),
             "peers": snapshot.peers.len(),
@@ -141,7 +142,10 @@ impl Shared {
             "handshake_pending_count": self.trust.pending_count(),
             "accept_queue_drops": drops,
             "webhook_circuit_skips": 0,
-            "webhook_queue_dropped": 0,
+            "webhook_queue_dropped": webhook.dropped,
+            "webhook_delivered": webhook.delivered,
+            "webhook_failed": webhook.failed,
+            "webhook_queued": webhook.queued,
         });
         match object {
             Value::Object(map) => map,

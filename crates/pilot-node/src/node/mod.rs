@@ -14,9 +14,9 @@ use pilot_env::tls::TlsConnector;
 use pilot_proto::directory::{DirectoryConfig, DirectoryEvent};
 use pilot_proto::endpoint::{BindError, EndpointConfig};
 use pilot_proto::identity::Identity;
-use pilot_services::{CallError, Offer};
+use pilot_services::{CallError, Events as _, Offer};
 use pilot_wire::{Address, SocketAddress};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,7 @@ use crate::hosting::{Hosting, Methods};
 use crate::local::{self, Clients, NodeMethods};
 use crate::store::{Memory, Store};
 use crate::trust::TrustService;
+use crate::webhook::{Webhook, WebhookTarget};
 
 /// Mode of the local socket: this user only (03 §1).
 const SOCKET_MODE: u32 = 0o600;
@@ -37,6 +38,8 @@ const SOCKET_MODE: u32 = 0o600;
 const FIRST_REGISTRATION: Duration = Duration::from_secs(5);
 /// Default deadline of [`Node::shutdown`].
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+/// Largest file with the key that signs webhooks, bytes.
+const MAX_SECRET: u64 = 4096;
 /// Bytes under way in each direction of a local stream to a service.
 const LOCAL_STREAM_BUFFER: usize = 64 * 1024;
 /// How often the memory of peers is written, if it changed.
@@ -53,6 +56,8 @@ pub(crate) struct Status {
     pub(crate) observed: Option<SocketAddr>,
     /// The endpoint told to the registry last.
     pub(crate) registered_as: String,
+    /// Whether there was a registration before.
+    pub(crate) registered_before: bool,
     /// Why the last registration failed, or empty.
     pub(crate) registry_error: String,
 }
@@ -68,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Arc<Clients>,
     /// What happened, for whoever listens.
     pub(crate) events: Arc<EventBus>,
+    /// Posts events to a URL.
+    pub(crate) webhook: Arc<Webhook>,
     /// What services offer to local programs.
     pub(crate) methods: Methods,
     pub(crate) store: Arc<Store>,
@@ -115,6 +122,30 @@ impl Shared {
         let answer = self.directory.set_visibility(public).await?;
         self.status.lock().public = public;
         Ok(answer)
+    }
+
+    /// Posts events to a URL from now on; empty ends it (05 §10.1).
+    ///
+    /// # Errors
+    /// Says what is wrong with the URL or the secret file.
+    pub(crate) fn set_webhook(&self, url: &str) -> Result<(), String> {
+        if url.is_empty() {
+            return self.webhook.set(None);
+        }
+        self.webhook.set(Some(self.webhook_target(WebhookTarget::new(url)?)?))
+    }
+
+    /// Gives a target the key that signs for it, if one is configured.
+    fn webhook_target(&self, target: WebhookTarget) -> Result<WebhookTarget, String> {
+        let Some(path) = &self.config.webhook_secret_file else { return Ok(target) };
+        let shown = path.display();
+        let secret =
+            self.env.fs().read_limited(path, MAX_SECRET).map_err(|e| format!("webhook secret {shown}: {e}"))?;
+        let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
+        if secret.is_empty() {
+            return Err(format!("webhook secret {shown}: the file is empty"));
+        }
+        Ok(target.signed(secret.to_vec()))
     }
 
     /// Replaces the tags; the session sets them again after the registry has forgotten them.
@@ -165,7 +196,8 @@ impl Node {
             None => None,
         };
         let target = Target { address: config.registry.clone(), tls };
-        let (engine, notices) = Engine::new(env.clone(), socket, endpoint);
+        let events = Arc::new(EventBus::new(env.clone()));
+        let (engine, notices) = Engine::new(env.clone(), socket, endpoint, events.clone());
         let wanted = DirectoryConfig {
             node: memory.node,
             owner: config.owner.clone(),
@@ -175,7 +207,7 @@ impl Node {
             heartbeat: config.keepalive,
             ..DirectoryConfig::new(identity.clone())
         };
-        let (directory, link, events) = Directory::start(env.clone(), target, wanted);
+        let (directory, link, session) = Directory::start(env.clone(), target, wanted);
         let trust = TrustService::load(&env, &store, &config, &identity, memory.node)?;
         let started = env.now();
         let status = Status { hostname: config.hostname.clone(), public: config.public, ..Status::default() };
@@ -188,7 +220,8 @@ impl Node {
             directory,
             trust,
             clients: Arc::new(Clients::default()),
-            events: Arc::new(EventBus::new(env.clone())),
+            webhook: Arc::new(Webhook::new(&env, &events)),
+            events,
             methods: Methods::default(),
             env,
             store,
@@ -201,7 +234,7 @@ impl Node {
             stop: CancellationToken::new(),
         });
         let node = Self { shared };
-        match node.open(link, events, notices).await {
+        match node.open(link, session, notices).await {
             Ok(()) => Ok(node),
             Err(error) => {
                 node.shared.stop.cancel();
@@ -216,7 +249,7 @@ impl Node {
     async fn open(
         &self,
         link: impl Future<Output = ()> + Send + 'static,
-        events: tokio::sync::mpsc::Receiver<DirectoryEvent>,
+        session: tokio::sync::mpsc::Receiver<DirectoryEvent>,
         notices: tokio::sync::mpsc::Receiver<pilot_proto::endpoint::Event>,
     ) -> Result<(), NodeError> {
         let shared = &self.shared;
@@ -234,13 +267,19 @@ impl Node {
         }
         let own: Arc<dyn pilot_services::LocalMethods> = Arc::new(NodeMethods(Arc::downgrade(shared)));
         shared.methods.add(&own);
+        if let Some(target) = &shared.config.webhook {
+            let target = shared.webhook_target(target.clone()).map_err(NodeError::Config)?;
+            shared.webhook.set(Some(target)).map_err(NodeError::Config)?;
+        }
+        shared.spawn(shared.webhook.clone().collect());
+        shared.spawn(shared.webhook.clone().deliver(shared.node_id.subscribe()));
         shared.trust.start(shared)?;
         let clients = shared.clients.clone();
         shared.engine.with(|core, _| core.set_strays(Some(clients)));
         shared.spawn(link);
         shared.spawn(shared.engine.clone().drive());
         shared.spawn(notices::run(shared.clone(), notices));
-        shared.spawn(session::run(shared.clone(), events));
+        shared.spawn(session::run(shared.clone(), session));
         shared.spawn(remember(shared.clone()));
         let mut registered = shared.registered.subscribe();
         let first = async {
@@ -371,6 +410,9 @@ impl Node {
     pub async fn shutdown(self, deadline: Duration) {
         let shared = &self.shared;
         shared.clients.announce_end();
+        if *shared.registered.borrow() {
+            shared.events.emit("node.deregistered", Map::new());
+        }
         let farewell = async {
             let streams = session::drain_streams(shared);
             tokio::join!(shared.directory.shutdown(), streams);
@@ -378,6 +420,7 @@ impl Node {
         if tokio::time::timeout(deadline, farewell).await.is_err() {
             tracing::warn!("shutdown deadline passed; what was still under way was cut off");
         }
+        shared.webhook.finish().await;
         shared.clients.dismiss();
         // A moment for the last frames to reach the clients.
         let dismissed = async {

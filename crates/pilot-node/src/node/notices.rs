@@ -55,7 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<Event>)
                     shared.memory.lock().note(node, unix, |peer| peer.endpoints = vec![addr]);
                 }
             }
-            Event::Refused { node, port, reason } => {
+            Event::Refused { node, port, reason, .. } => {
                 tracing::info!(node, port, reason = reason.code(), "refused a peer");
                 let telling = shared.clone();
                 shared.spawn(async move { telling.trust.refused(node).await });

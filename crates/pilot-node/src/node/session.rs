@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_proto::directory::DirectoryEvent;
+use pilot_services::Events as _;
+use serde_json::Map;
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -71,9 +73,27 @@ fn registered(shared: &Arc<Shared>, node: u32, changed: bool) {
     shared.engine.with(|core, now| core.endpoint.set_local_node(now, node, &networks));
     shared.node_id.send_replace(node);
     let first = !shared.registered.send_replace(true);
+    if first {
+        tell_registered(shared);
+    }
     if first || changed {
         tracing::info!(node, address = %shared.address(), "registered");
     }
+}
+
+/// Tells those who follow events that we are in the directory (05 §10.3).
+fn tell_registered(shared: &Shared) {
+    let (again, endpoint) = {
+        let mut status = shared.status.lock();
+        (std::mem::replace(&mut status.registered_before, true), status.registered_as.clone())
+    };
+    let mut data = Map::new();
+    data.insert("address".to_owned(), shared.address().to_string().into());
+    if again {
+        return shared.events.emit("node.reregistered", data);
+    }
+    data.insert("endpoint".to_owned(), endpoint.into());
+    shared.events.emit("node.registered", data);
 }
 
 /// Our own networks; peers that share one are let in.

@@ -17,6 +17,7 @@ use pilot_proto::identity::Identity;
 use pilot_proto::trust::{
     Moment, PeerIdentity, Requested, SendId, Trust, TrustConfig, TrustError, TrustEvent, TrustedNode,
 };
+use pilot_services::Events as _;
 use pilot_wire::registry::PollOk;
 use pilot_wire::{Address, base64};
 use serde_json::{Value, json};
@@ -254,6 +255,9 @@ impl TrustService {
             }
             TrustEvent::Notice { node: peer, notice } => {
                 tracing::info!(peer, address = %Address::backbone(peer), event = notice.event(), "trust");
+                if let Value::Object(data) = notice.data(peer) {
+                    node.events.emit(notice.event(), data);
+                }
             }
             other => tracing::debug!(?other, "trust event"),
         }

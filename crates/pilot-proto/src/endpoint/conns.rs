@@ -56,6 +56,9 @@ pub(super) struct Conn {
     pub(super) local: SocketAddress,
     pub(super) remote: SocketAddress,
     pub(super) origin: Origin,
+    pub(super) opened: Instant,
+    /// The event that accounts for its end has been raised.
+    pub(super) end_told: bool,
     /// The application has gone, or never knew the connection.
     pub(super) released: bool,
     /// Counts against the limit of its port; not once it only waits for late packets.

@@ -84,7 +84,7 @@ impl Endpoint {
     }
 
     pub(super) fn handle_peer_datagram(&mut self, now: Instant, slot: usize, packet: &Packet<'_>) {
-        if packet.payload.is_empty() || !self.passes_gate(now, slot, packet.header.dst.port) {
+        if packet.payload.is_empty() || !self.passes_gate(now, slot, packet.header.dst.port, packet.header.src.port) {
             return;
         }
         if self.events.len() >= self.limits.events {

@@ -67,6 +67,8 @@ impl Endpoint {
             local,
             remote: dst,
             origin: Origin::Dialling(Dial { started: now, first_syn: None, last_syn: None, syns: 0, ignored: 0 }),
+            opened: now,
+            end_told: false,
             released: false,
             counted: false,
             ready: false,

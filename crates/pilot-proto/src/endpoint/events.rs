@@ -52,6 +52,9 @@ pub enum Event {
         /// How.
         event: StreamEvent,
     },
+    /// A connection that was established is over, or its peer has ended it. Exactly one for each, whether or not its
+    /// application has gone already; for accounts of what happened, not for control.
+    Ended(Box<Ended>),
     /// A dial has failed; the connection id is free again.
     DialFailed {
         /// Which.
@@ -97,6 +100,8 @@ pub enum Event {
         node: u32,
         /// The port it wanted.
         port: u16,
+        /// The port it came from.
+        remote_port: u16,
         /// Why.
         reason: RefusedReason,
     },
@@ -106,6 +111,53 @@ pub enum Event {
     /// [`NOTIFY_BURST`](crate::directory::NOTIFY_BURST) at once, then one per
     /// [`NOTIFY_INTERVAL`](crate::directory::NOTIFY_INTERVAL); more of them in between are told as one.
     HandshakeWaiting,
+}
+
+/// The account of one connection.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Which.
+    pub conn: ConnId,
+    /// Our address and port.
+    pub local: SocketAddress,
+    /// The peer's.
+    pub remote: SocketAddress,
+    /// How it ended.
+    pub how: EndedHow,
+    /// What it did.
+    pub stats: crate::stream::Stats,
+    /// From the first packet to the end.
+    pub lasted: Duration,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndedHow {
+    /// In order; the peer ended it first.
+    FinByPeer,
+    /// In order; we ended it first.
+    FinByUs,
+    /// The peer reset it, or dialled anew on its ports.
+    ResetByPeer,
+    /// We reset it, or gave it up because the peer fell silent.
+    ResetByUs,
+    /// Nothing was heard for the idle time-out.
+    IdleTimeout,
+}
+
+impl EndedHow {
+    pub(super) fn of(reason: crate::stream::CloseReason, peer_first: bool) -> Self {
+        use crate::stream::CloseReason as R;
+        match reason {
+            R::Clean if peer_first => Self::FinByPeer,
+            R::Clean => Self::FinByUs,
+            R::Reset | R::Refused | R::PeerRestarted => Self::ResetByPeer,
+            R::IdleTimeout => Self::IdleTimeout,
+            R::Local | R::Timeout | R::Truncated | R::DialTimeout | R::AcceptTimeout | R::TrustRevoked => {
+                Self::ResetByUs
+            }
+        }
+    }
 }
 
 /// Why the gate refused.

@@ -52,8 +52,8 @@ mod upkeep;
 pub use config::{Encryption, EndpointConfig, Limits};
 pub use control::PROBE;
 pub use events::{
-    BindError, ConnId, ConnectError, DatagramError, DialError, DialFailure, DirectoryCode, DirectoryFailure, Event,
-    PeerRecord, RefusedReason, Tried, UnknownConn,
+    BindError, ConnId, ConnectError, DatagramError, DialError, DialFailure, DirectoryCode, DirectoryFailure, Ended,
+    EndedHow, Event, PeerRecord, RefusedReason, Tried, UnknownConn,
 };
 pub use gate::{DATA_PORT, HANDSHAKE_PORT};
 pub use greeting::WIDE_SEGMENT;

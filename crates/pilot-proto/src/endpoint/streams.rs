@@ -7,7 +7,7 @@ use pilot_wire::packet::{Flags, Header, Packet, protocol};
 use rand::RngCore as _;
 
 use super::conns::{Conn, Origin, Tuple};
-use super::events::{ConnId, DialFailure, Event, RefusedReason, UnknownConn};
+use super::events::{ConnId, DialFailure, Ended, EndedHow, Event, RefusedReason, UnknownConn};
 use super::gate::Proof;
 use super::peers::Link;
 use super::timers::Owner;
@@ -216,7 +216,7 @@ impl Endpoint {
     }
 
     /// Whether the peer may reach `port`. A refusal is counted and told.
-    pub(super) fn passes_gate(&mut self, now: Instant, slot: usize, port: u16) -> bool {
+    pub(super) fn passes_gate(&mut self, now: Instant, slot: usize, port: u16, remote_port: u16) -> bool {
         if self.is_own(slot) {
             return true;
         }
@@ -226,15 +226,15 @@ impl Endpoint {
             Ok(()) => true,
             Err(reason) => {
                 self.counters.refused += 1;
-                self.refused(now, node, port, reason);
+                self.refused(now, node, (port, remote_port), reason);
                 false
             }
         }
     }
 
-    fn refused(&mut self, now: Instant, node: u32, port: u16, reason: RefusedReason) {
+    fn refused(&mut self, now: Instant, node: u32, (port, remote_port): (u16, u16), reason: RefusedReason) {
         if self.refused_once.pass(now, (node, port)) {
-            self.notice(Event::Refused { node, port, reason });
+            self.notice(Event::Refused { node, port, remote_port, reason });
         }
     }
 
@@ -242,7 +242,7 @@ impl Endpoint {
     /// rate, the tables.
     fn handle_syn(&mut self, now: Instant, slot: usize, syn: &Header, tuple: Tuple) {
         let port = syn.dst.port;
-        if !self.passes_gate(now, slot, port) {
+        if !self.passes_gate(now, slot, port, tuple.remote_port) {
             return;
         }
         let node = tuple.node;
@@ -260,14 +260,14 @@ impl Endpoint {
         };
         if !within {
             self.counters.syn_limited += 1;
-            self.refused(now, node, port, RefusedReason::SynLimit);
+            self.refused(now, node, (port, tuple.remote_port), RefusedReason::SynLimit);
             return;
         }
         if self.conns.len() >= self.limits.connections
             || self.ports.connections(port) >= self.limits.connections_per_port
         {
             self.counters.syn_limited += 1;
-            self.refused(now, node, port, RefusedReason::ConnectionLimit);
+            self.refused(now, node, (port, tuple.remote_port), RefusedReason::ConnectionLimit);
             self.send_rst(now, slot, syn, 0);
             return;
         }
@@ -288,6 +288,8 @@ impl Endpoint {
             local,
             remote,
             origin: Origin::HalfOpen { admitted },
+            opened: now,
+            end_told: false,
             released: false,
             counted: true,
             ready: false,
@@ -374,6 +376,9 @@ impl Endpoint {
                 self.events.push_back(Event::Stream { conn: id, event });
             }
             (Origin::Dialling(_), StreamEvent::Closed(reason)) => {
+                if matches!(reason, CloseReason::Refused | CloseReason::Reset) {
+                    self.account_for_end(now, slot, event);
+                }
                 let failure = match reason {
                     CloseReason::Refused | CloseReason::Reset => DialFailure::Refused,
                     CloseReason::Local | CloseReason::TrustRevoked => DialFailure::Cancelled,
@@ -390,8 +395,32 @@ impl Endpoint {
             }
             (Origin::HalfOpen { .. }, StreamEvent::Closed(_)) => conn.released = true,
             (Origin::HalfOpen { .. } | Origin::Dialling(_), _) => {}
-            (Origin::Dialled | Origin::Accepted, _) => self.events.push_back(Event::Stream { conn: id, event }),
+            (Origin::Dialled | Origin::Accepted, _) => {
+                self.events.push_back(Event::Stream { conn: id, event });
+                self.account_for_end(now, slot, event);
+            }
         }
+    }
+
+    /// Raises the one event that tells of a connection's end: at the peer's orderly end, or when all is over.
+    fn account_for_end(&mut self, now: Instant, slot: usize, event: StreamEvent) {
+        let Some(conn) = self.conns.get_mut(slot).filter(|conn| !conn.end_told) else { return };
+        let peer_first = conn.stream.ended_by_peer_first();
+        let how = match event {
+            StreamEvent::Finished if peer_first => EndedHow::FinByPeer,
+            StreamEvent::Closed(reason) => EndedHow::of(reason, peer_first),
+            _ => return,
+        };
+        conn.end_told = true;
+        let ended = Ended {
+            conn: conn.id,
+            local: conn.local,
+            remote: conn.remote,
+            how,
+            stats: conn.stream.stats(),
+            lasted: now.saturating_duration_since(conn.opened),
+        };
+        self.notice(Event::Ended(Box::new(ended)));
     }
 
     /// Takes a connection out of every table.

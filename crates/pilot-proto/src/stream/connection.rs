@@ -509,6 +509,11 @@ impl Connection {
             && (self.detached || self.input.unread() == 0)
     }
 
+    /// Whether the peer ended its direction before we ended ours. Meaningful from [`StreamEvent::Finished`] on.
+    pub fn ended_by_peer_first(&self) -> bool {
+        self.peer_ended_first
+    }
+
     /// Why the connection ended, once it has.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.reason

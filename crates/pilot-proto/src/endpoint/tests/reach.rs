@@ -20,7 +20,7 @@ fn refusals(net: &Net, n: usize) -> Vec<(u32, u16, RefusedReason)> {
         .events
         .iter()
         .filter_map(|e| match e {
-            Event::Refused { node, port, reason } => Some((*node, *port, *reason)),
+            Event::Refused { node, port, reason, .. } => Some((*node, *port, *reason)),
             _ => None,
         })
         .collect()

@@ -3,6 +3,8 @@
 //! One bounded ring serves all who listen. Nobody who reports ever waits; who is too slow misses the oldest events and is
 //! told how many.
 
+pub(crate) mod reports;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +20,7 @@ const RING: usize = 4096;
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeEvent {
-    /// Position in the sequence of this run of the node, from 1.
+    /// Position in the sequence of this run of the node, from 1. Nothing is counted while nobody listens.
     pub number: u64,
     /// When, since the Unix epoch.
     pub time: Duration,
@@ -45,6 +47,11 @@ impl EventBus {
         Self { env, sender: broadcast::Sender::new(RING), reported: AtomicU64::new(0) }
     }
 
+    /// Whether anybody listens. Who reports often asks first, and saves the work otherwise.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
     pub(crate) fn subscribe(&self) -> EventStream {
         EventStream(self.sender.subscribe())
     }
@@ -52,6 +59,9 @@ impl EventBus {
 
 impl Events for EventBus {
     fn emit(&self, name: &'static str, data: Map<String, Value>) {
+        if !self.is_heard() {
+            return;
+        }
         let number = self.reported.fetch_add(1, Ordering::Relaxed) + 1;
         let event = NodeEvent { number, time: self.env.unix(), name, data };
         // Nobody listening is no error.
