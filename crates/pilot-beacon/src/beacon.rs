@@ -7,12 +7,13 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use pilot_env::Arrival;
 use pilot_wire::beacon::{self as wire, BeaconMessage};
 use rustc_hash::FxHashMap;
 
 use crate::limits::{
-    CONTROL_RATE, GOSSIP_TTL, MAX_NODES, MAX_REMOTE, MAX_SOURCES, MAX_SYNC, NODE_TTL, POKE_RATE, RELAY_RATE,
-    TAKEOVER_AFTER,
+    CONTROL_RATE, GOSSIP_TTL, MAX_BATCHED, MAX_NODES, MAX_REMOTE, MAX_SOURCES, MAX_SYNC, NODE_TTL, POKE_RATE,
+    RELAY_RATE, TAKEOVER_AFTER,
 };
 
 /// Knows from where a node talks to the registry. Implemented by the registry of the same process.
@@ -35,8 +36,21 @@ impl Witness for NoWitness {
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Destination and end of each datagram.
-    ends: Vec<(SocketAddr, usize)>,
+    /// Where each datagram goes and from which address, and where it ends.
+    ends: Vec<(Arrival, usize)>,
+}
+
+/// Equally long datagrams (the last may be shorter) to one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch<'a> {
+    /// Where they go.
+    pub to: SocketAddr,
+    /// The own address to send them from: the one the receiver knows the beacon by. `None` where there is one only.
+    pub source: Option<IpAddr>,
+    /// The datagrams, one behind the other.
+    pub bytes: &'a [u8],
+    /// Length of each.
+    pub size: usize,
 }
 
 impl Outbox {
@@ -61,34 +75,36 @@ impl Outbox {
         self.ends.clear();
     }
 
-    fn push(&mut self, to: SocketAddr, message: &BeaconMessage<'_>) {
+    /// Queues a message for whoever is at the other end of `to`.
+    fn push(&mut self, to: impl Into<Arrival>, message: &BeaconMessage<'_>) {
         message.emit(&mut self.bytes);
-        self.ends.push((to, self.bytes.len()));
+        self.ends.push((to.into(), self.bytes.len()));
     }
 
     /// The datagrams in order, each run of equally long ones to the same destination (the last may be shorter) as one
-    /// piece: destination, bytes, length of each.
-    pub fn batches(&self, max_datagrams: usize, max_bytes: usize) -> Vec<(SocketAddr, &[u8], usize)> {
-        let mut out: Vec<(SocketAddr, &[u8], usize)> = Vec::new();
+    /// batch.
+    pub fn batches(&self, max_datagrams: usize, max_bytes: usize) -> Vec<Batch<'_>> {
+        let mut out: Vec<Batch<'_>> = Vec::new();
         let (mut start, mut run_start, mut count) = (0, 0, 0);
         for &(to, end) in &self.ends {
             let len = end - start;
-            let extends = out.last().is_some_and(|(run_to, run, size)| {
-                *run_to == to
-                    && *size > 0
-                    && len <= *size
+            let extends = out.last().is_some_and(|last| {
+                (last.to, last.source) == (to.from, to.local)
+                    && last.size > 0
+                    && len <= last.size
+                    && last.size <= MAX_BATCHED
                     && len > 0
-                    && run.len() == *size * count
+                    && last.bytes.len() == last.size * count
                     && count < max_datagrams
-                    && run.len() + len <= max_bytes
+                    && last.bytes.len() + len <= max_bytes
             });
             match out.last_mut() {
                 Some(last) if extends => {
-                    last.1 = &self.bytes[run_start..end];
+                    last.bytes = &self.bytes[run_start..end];
                     count += 1;
                 }
                 _ => {
-                    out.push((to, &self.bytes[start..end], len));
+                    out.push(Batch { to: to.from, source: to.local, bytes: &self.bytes[start..end], size: len });
                     (run_start, count) = (start, 1);
                 }
             }
@@ -155,6 +171,8 @@ impl Bucket {
 #[derive(Debug)]
 struct Node {
     endpoint: SocketAddr,
+    /// The own address it speaks to; it takes nothing from another (07 rule 27).
+    local: Option<IpAddr>,
     seen: Instant,
     /// Asked with DiscoverEx, so deliveries name the destination.
     wants_destination: bool,
@@ -163,6 +181,11 @@ struct Node {
 }
 
 impl Node {
+    /// How to reach it.
+    fn way(&self) -> Arrival {
+        Arrival { from: self.endpoint, local: self.local }
+    }
+
     fn is_fresh(&self, now: Instant, within: Duration) -> bool {
         now.saturating_duration_since(self.seen) < within
     }
@@ -238,7 +261,15 @@ impl Beacon {
     }
 
     /// One datagram arrived.
-    pub fn handle(&mut self, now: Instant, from: SocketAddr, datagram: &[u8], witness: &dyn Witness, out: &mut Outbox) {
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        from: impl Into<Arrival>,
+        datagram: &[u8],
+        witness: &dyn Witness,
+        out: &mut Outbox,
+    ) {
+        let from = from.into();
         let Some(message) = BeaconMessage::parse(datagram) else {
             self.counters.unreadable += 1;
             return;
@@ -249,8 +280,8 @@ impl Beacon {
             BeaconMessage::PunchRequest { requester, target } => {
                 self.punch(now, from, requester, target, witness, out);
             }
-            BeaconMessage::Relay { src, dst, frame } => self.relay(now, from, src, dst, frame, out),
-            BeaconMessage::Sync { nodes, .. } => self.learn_remote(now, from, nodes.iter()),
+            BeaconMessage::Relay { src, dst, frame } => self.relay(now, from.from, src, dst, frame, out),
+            BeaconMessage::Sync { nodes, .. } => self.learn_remote(now, from.from, nodes.iter()),
             // Messages of a beacon to a node.
             _ => self.counters.unreadable += 1,
         }
@@ -259,13 +290,13 @@ impl Beacon {
     fn discover(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Arrival,
         node: u32,
         wants_destination: bool,
         witness: &dyn Witness,
         out: &mut Outbox,
     ) {
-        if !self.may_ask(now, from.ip()) {
+        if !self.may_ask(now, from.from.ip()) {
             self.counters.rate_limited += 1;
             return;
         }
@@ -275,11 +306,12 @@ impl Beacon {
             entry.wants_destination = wants_destination;
         }
         // The endpoint is the asker's own, so it is told to everybody.
-        out.push(from, &BeaconMessage::DiscoverReply { endpoint: from });
+        out.push(from, &BeaconMessage::DiscoverReply { endpoint: from.from });
     }
 
     /// Notes where a node is. False when that is refused.
-    fn learn(&mut self, now: Instant, from: SocketAddr, node: u32, witness: &dyn Witness) -> bool {
+    fn learn(&mut self, now: Instant, arrival: Arrival, node: u32, witness: &dyn Witness) -> bool {
+        let Arrival { from, local } = arrival;
         // Nodes ask under id 0 before they are registered; that is nobody.
         if node == 0 {
             return false;
@@ -297,7 +329,7 @@ impl Beacon {
                 if entry.endpoint != from {
                     entry.wants_destination = false;
                 }
-                entry.endpoint = from;
+                (entry.endpoint, entry.local) = (from, local);
                 entry.seen = now;
             }
             None => {
@@ -306,7 +338,8 @@ impl Beacon {
                     return false;
                 }
                 let (relay, poke) = (Bucket::new(RELAY_RATE, now), Bucket::new(POKE_RATE, now));
-                self.nodes.insert(node, Node { endpoint: from, seen: now, wants_destination: false, relay, poke });
+                let node_at = Node { endpoint: from, local, seen: now, wants_destination: false, relay, poke };
+                self.nodes.insert(node, node_at);
                 self.remote.remove(&node);
             }
         }
@@ -316,13 +349,13 @@ impl Beacon {
     fn punch(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Arrival,
         requester: u32,
         target: u32,
         witness: &dyn Witness,
         out: &mut Outbox,
     ) {
-        if !self.may_ask(now, from.ip()) {
+        if !self.may_ask(now, from.from.ip()) {
             self.counters.rate_limited += 1;
             return;
         }
@@ -336,9 +369,9 @@ impl Beacon {
             self.counters.rate_limited += 1;
             return;
         }
-        let to = entry.endpoint;
-        out.push(from, &BeaconMessage::PunchCommand { endpoint: to });
-        out.push(to, &BeaconMessage::PunchCommand { endpoint: from });
+        let to = entry.way();
+        out.push(from, &BeaconMessage::PunchCommand { endpoint: to.from });
+        out.push(to, &BeaconMessage::PunchCommand { endpoint: from.from });
     }
 
     fn relay(&mut self, now: Instant, from: SocketAddr, src: u32, dst: u32, frame: &[u8], out: &mut Outbox) {
@@ -360,7 +393,7 @@ impl Beacon {
             } else {
                 BeaconMessage::RelayDeliver { src, frame }
             };
-            out.push(entry.endpoint, &message);
+            out.push(entry.way(), &message);
         } else if let Some(peer) = self.remote.get(&dst).filter(|_| !is_peer) {
             // One hop only: what a peer sent is never sent on (01 W10).
             self.counters.forwarded += 1;
@@ -391,7 +424,7 @@ impl Beacon {
             return;
         };
         if entry.poke.take(POKE_RATE, now) {
-            out.push(entry.endpoint, &BeaconMessage::Notify { kind: wire::NOTIFY_HANDSHAKE });
+            out.push(entry.way(), &BeaconMessage::Notify { kind: wire::NOTIFY_HANDSHAKE });
         } else {
             self.counters.rate_limited += 1;
         }
@@ -410,7 +443,7 @@ impl Beacon {
         let nodes: Vec<u32> = nodes.into_iter().map(|(_, id)| id).collect();
         for peer in &self.config.peers {
             wire::emit_sync(self.config.id, &nodes, &mut out.bytes);
-            out.ends.push((*peer, out.bytes.len()));
+            out.ends.push(((*peer).into(), out.bytes.len()));
         }
     }
 

@@ -8,5 +8,5 @@ mod beacon;
 pub mod limits;
 mod server;
 
-pub use beacon::{Beacon, BeaconConfig, Counters, NoWitness, Outbox, Witness};
+pub use beacon::{Batch, Beacon, BeaconConfig, Counters, NoWitness, Outbox, Witness};
 pub use server::{BeaconHandle, BeaconServer};

@@ -29,3 +29,6 @@ pub const CONTROL_RATE: (f64, f64) = (1000.0, 2000.0);
 pub const RELAY_RATE: (f64, f64) = (10_000.0, 10_000.0);
 /// Punch commands and notifications sent to one node: per second, and at once. A dial asks for a few.
 pub const POKE_RATE: (f64, f64) = (20.0, 50.0);
+/// Bytes of a datagram up to which several leave in one system call: what an IPv4 packet of 1,500 bytes carries. Larger ones
+/// leave as IP fragments, which the kernel does not batch.
+pub const MAX_BATCHED: usize = 1_472;

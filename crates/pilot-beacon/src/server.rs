@@ -1,4 +1,5 @@
-//! The beacon on one UDP socket. Everything it sends leaves from the socket it listens on (07 rule 27).
+//! The beacon on one UDP socket. Everything it sends leaves from the socket it listens on, and from
+//! that address of the host to which the receiver speaks (07 rule 27).
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use pilot_env::udp::{MAX_BATCH_LEN, RecvBatch, Transmit, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::beacon::{Beacon, BeaconConfig, Counters, Outbox, Witness};
+use crate::beacon::{Batch, Beacon, BeaconConfig, Counters, Outbox, Witness};
 use crate::limits::{SWEEP_EVERY, SYNC_EVERY};
 
 /// A running beacon.
@@ -51,9 +52,10 @@ impl BeaconHandle {
     pub fn notify(&self, node: u32) {
         let mut out = Outbox::default();
         self.0.beacon.lock().notify(self.0.env.now(), node, &mut out);
-        for (destination, contents, _) in out.batches(1, MAX_BATCH_LEN) {
-            if let Err(error) = self.0.socket.try_send(&Transmit { destination, contents, segment_size: None }) {
-                tracing::debug!(%destination, %error, "notification not sent");
+        for Batch { to, source, bytes, .. } in out.batches(1, MAX_BATCH_LEN) {
+            let transmit = Transmit { destination: to, contents: bytes, segment_size: None };
+            if let Err(error) = self.0.socket.try_send_from(&transmit, source) {
+                tracing::debug!(destination = %to, %error, "notification not sent");
             }
         }
     }
@@ -75,6 +77,8 @@ impl BeaconServer {
     /// When the address cannot be bound.
     pub fn bind(env: &Env, listen: SocketAddr, config: BeaconConfig) -> io::Result<BeaconHandle> {
         let socket = env.bind_udp(listen)?;
+        // Old daemons send segments of 4,096 bytes (02 §13), which fit their path in fragments only.
+        socket.allow_fragments()?;
         Ok(BeaconHandle(Arc::new(Shared { env: env.clone(), socket, beacon: Mutex::new(Beacon::new(config)) })))
     }
 
@@ -115,7 +119,7 @@ async fn receive(shared: Arc<Shared>, witness: Arc<dyn Witness>, stop: Cancellat
         let now = shared.env.now();
         {
             let mut beacon = shared.beacon.lock();
-            for (from, datagram) in batch.datagrams_mut() {
+            for (from, datagram) in batch.arrivals_mut() {
                 beacon.handle(now, from, datagram, &*witness, &mut out);
             }
         }
@@ -126,10 +130,11 @@ async fn receive(shared: Arc<Shared>, witness: Arc<dyn Witness>, stop: Cancellat
 }
 
 async fn send(socket: &UdpSocket, out: &Outbox) {
-    for (destination, contents, size) in out.batches(socket.max_segments(), MAX_BATCH_LEN) {
-        let segment_size = (contents.len() > size).then_some(size);
-        if let Err(error) = socket.send(&Transmit { destination, contents, segment_size }).await {
-            tracing::debug!(%destination, %error, "datagram not sent");
+    for Batch { to, source, bytes, size } in out.batches(socket.max_segments(), MAX_BATCH_LEN) {
+        let segment_size = (bytes.len() > size).then_some(size);
+        let transmit = Transmit { destination: to, contents: bytes, segment_size };
+        if let Err(error) = socket.send_from(&transmit, source).await {
+            tracing::debug!(destination = %to, %error, "datagram not sent");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pilot_beacon::limits::{MAX_SYNC, NODE_TTL, TAKEOVER_AFTER};
-use pilot_beacon::{Beacon, BeaconConfig, BeaconServer, NoWitness, Outbox, Witness};
+use pilot_beacon::{Batch, Beacon, BeaconConfig, BeaconServer, NoWitness, Outbox, Witness};
 use pilot_env::{Env, RecvBatch, Transmit};
 use pilot_wire::beacon::BeaconMessage;
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ impl Scene {
         message.emit(&mut datagram);
         let mut out = Outbox::default();
         self.beacon.handle(self.now, from, &datagram, &self.known, &mut out);
-        out.batches(1, usize::MAX).into_iter().map(|(to, bytes, _)| (to, bytes.to_vec())).collect()
+        out.batches(1, usize::MAX).into_iter().map(|b| (b.to, b.bytes.to_vec())).collect()
     }
 
     fn discover(&mut self, from: SocketAddr, node: u32) {
@@ -181,12 +181,21 @@ fn equal_datagrams_to_one_destination_leave_as_one_batch() {
         BeaconMessage::Relay { src: 7, dst: 8, frame }.emit(&mut datagram);
         scene.beacon.handle(scene.now, at(1, 4000), &datagram, &scene.known, &mut out);
     }
-    let lens: Vec<(usize, usize)> = out.batches(64, 65_000).iter().map(|(_, b, size)| (b.len(), *size)).collect();
+    let lens: Vec<(usize, usize)> = out.batches(64, 65_000).iter().map(|b| (b.bytes.len(), b.size)).collect();
     assert_eq!(lens, [(3 * 105 + 45, 105), (105, 105)]);
-    let lens: Vec<usize> = out.batches(2, 65_000).iter().map(|(_, b, _)| b.len()).collect();
+    let lens: Vec<usize> = out.batches(2, 65_000).iter().map(|b| b.bytes.len()).collect();
     assert_eq!(lens, [210, 150, 105]);
-    let lens: Vec<usize> = out.batches(64, 220).iter().map(|(_, b, _)| b.len()).collect();
+    let lens: Vec<usize> = out.batches(64, 220).iter().map(|b| b.bytes.len()).collect();
     assert_eq!(lens, [210, 150, 105]);
+    // What leaves in fragments leaves alone.
+    out.clear();
+    for frame in [[0; 4175], [1; 4175]] {
+        let mut datagram = Vec::new();
+        BeaconMessage::Relay { src: 7, dst: 8, frame: &frame }.emit(&mut datagram);
+        scene.beacon.handle(scene.now, at(1, 4000), &datagram, &scene.known, &mut out);
+    }
+    let lens: Vec<usize> = out.batches(64, 65_000).iter().map(|b| b.bytes.len()).collect();
+    assert_eq!(lens, [4180, 4180]);
 }
 
 proptest! {
@@ -199,7 +208,7 @@ proptest! {
             let from = at(host, 1000);
             let mut out = Outbox::default();
             scene.beacon.handle(scene.now, from, &datagram, &scene.known, &mut out);
-            for (to, bytes, _) in out.batches(1, usize::MAX) {
+            for Batch { to, bytes, .. } in out.batches(1, usize::MAX) {
                 // Punch commands reach those who were asked for, and only they do.
                 prop_assert!(to == from || bytes[0] == 4 || bytes[0] == 6 || bytes[0] == 9);
             }
@@ -252,4 +261,49 @@ async fn frames_of_one_flow_keep_their_order_and_leave_from_the_listening_socket
     assert!(notified);
     assert_eq!(server.handle().counters().relayed, 500);
     server.shutdown().await;
+}
+
+/// A daemon takes beacon messages from no other address than the one it was given (07 rule 27), and a host with several
+/// would by itself answer from whichever is nearest.
+#[tokio::test]
+async fn a_beacon_on_every_address_speaks_to_each_node_from_the_one_that_node_uses() {
+    for (listen, own) in [("0.0.0.0:0", ["127.0.0.2", "127.0.0.3"]), ("[::]:0", ["127.0.0.2", "127.0.0.3"])] {
+        let env = Env::real();
+        let server =
+            BeaconServer::start(&env, listen.parse().unwrap(), BeaconConfig::default(), Arc::new(NoWitness)).unwrap();
+        let own = own.map(|ip| SocketAddr::new(ip.parse().unwrap(), server.addr().port()));
+        let nodes = [(7u32, own[0]), (8, own[1])].map(|(node, beacon)| {
+            let socket = env.bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
+            (node, beacon, socket)
+        });
+        let mut batch = RecvBatch::new();
+        for (node, beacon, socket) in &nodes {
+            let mut message = Vec::new();
+            BeaconMessage::Discover { node: *node }.emit(&mut message);
+            socket.send(&Transmit { destination: *beacon, contents: &message, segment_size: None }).await.unwrap();
+            socket.recv(&mut batch).await;
+            assert!(batch.datagrams_mut().all(|(from, _)| from == *beacon), "the answer comes from elsewhere");
+        }
+        // What one node causes reaches the other from the address the other knows.
+        let (_, beacon, socket) = &nodes[0];
+        for message in [
+            BeaconMessage::PunchRequest { requester: 7, target: 8 },
+            BeaconMessage::Relay { src: 7, dst: 8, frame: b"frame" },
+        ] {
+            let mut bytes = Vec::new();
+            message.emit(&mut bytes);
+            socket.send(&Transmit { destination: *beacon, contents: &bytes, segment_size: None }).await.unwrap();
+        }
+        server.handle().notify(8);
+        let (_, beacon, socket) = &nodes[1];
+        let mut came = 0;
+        while came < 3 {
+            socket.recv(&mut batch).await;
+            for (from, _) in batch.datagrams_mut() {
+                assert_eq!(from, *beacon, "listening on {listen}");
+                came += 1;
+            }
+        }
+        server.shutdown().await;
+    }
 }

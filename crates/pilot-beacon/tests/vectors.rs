@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pilot_beacon::{Beacon, BeaconConfig, NoWitness, Outbox};
+use pilot_beacon::{Batch, Beacon, BeaconConfig, NoWitness, Outbox};
 use serde_json::Value;
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -17,7 +17,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn sent(out: &Outbox) -> BTreeMap<SocketAddr, Vec<String>> {
     let mut got: BTreeMap<SocketAddr, Vec<String>> = BTreeMap::new();
-    for (to, bytes, _) in out.batches(1, usize::MAX) {
+    for Batch { to, bytes, .. } in out.batches(1, usize::MAX) {
         got.entry(to).or_default().push(hex(bytes));
     }
     got
@@ -62,7 +62,7 @@ fn recorded_messages_are_answered_as_by_the_reference() {
             expected = instead.iter().map(|(to, hex)| (to.parse().unwrap(), vec![(*hex).to_owned()])).collect();
         }
         let mut out = Outbox::default();
-        let from = case["sent_from"].as_str().unwrap().parse().unwrap();
+        let from: SocketAddr = case["sent_from"].as_str().unwrap().parse().unwrap();
         beacon.handle(now, from, &unhex(case["sent_hex"].as_str().unwrap()), &NoWitness, &mut out);
         assert_eq!(sent(&out), expected, "{name}");
     }
@@ -80,7 +80,7 @@ fn gossip_is_sent_as_recorded() {
         for node in row["local_nodes"].as_array().unwrap() {
             let node = u32::try_from(node.as_u64().unwrap()).unwrap();
             let message = [&[1][..], &node.to_be_bytes()].concat();
-            beacon.handle(now, "127.0.0.1:9".parse().unwrap(), &message, &NoWitness, &mut out);
+            beacon.handle(now, "127.0.0.1:9".parse::<SocketAddr>().unwrap(), &message, &NoWitness, &mut out);
         }
         out.clear();
         beacon.sync(now, &mut out);
@@ -96,7 +96,7 @@ fn gossip_of_a_peer_is_understood_as_recorded() {
     let mut beacon = Beacon::new(BeaconConfig { id: 2, peers: vec![peer] });
     let mut out = Outbox::default();
     // The recorded beacon held this node itself.
-    beacon.handle(now, "127.0.0.1:9".parse().unwrap(), &unhex("01000001fc"), &NoWitness, &mut out);
+    beacon.handle(now, "127.0.0.1:9".parse::<SocketAddr>().unwrap(), &unhex("01000001fc"), &NoWitness, &mut out);
     out.clear();
     for row in file()["sync_received"].as_array().unwrap() {
         let datagram = unhex(row["sent_hex"].as_str().unwrap());

@@ -1,7 +1,7 @@
 //! The handle through which code reaches the machine.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -138,6 +138,17 @@ impl Env {
         match &self.0 {
             Kind::Real => real::net::resolve(target).await,
             Kind::Sim(host) => host.resolve(target),
+        }
+    }
+
+    /// The own address from which datagrams to `addr` leave now, by the routes of the host. Sends nothing.
+    ///
+    /// # Errors
+    /// The operating system's, such as `NetworkUnreachable` while there is no route.
+    pub fn source_toward(&self, addr: SocketAddr) -> io::Result<IpAddr> {
+        match &self.0 {
+            Kind::Real => real::net::source_toward(addr),
+            Kind::Sim(host) => Ok(host.address()),
         }
     }
 

@@ -31,5 +31,5 @@ pub use fs::{DirEntry, Fs, Lock, LockError, Metadata, RawFile};
 pub use http::{HttpAnswer, HttpClient, HttpPost, HttpUrl};
 pub use net::{ByteStream, NetStream, TcpListener};
 pub use sim::{Host, NetConditions, World};
-pub use udp::{RecvBatch, Transmit, UdpSocket};
+pub use udp::{Arrival, RecvBatch, Transmit, UdpSocket};
 pub use unix::{PeerCredentials, UnixListener, UnixStream};

@@ -42,9 +42,25 @@ impl Transmit<'_> {
     }
 }
 
+/// Where a datagram came from, and which of the host's addresses it was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The sender.
+    pub from: SocketAddr,
+    /// The own address, where the socket listens on all of them; `None` where there is no choice.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Arrival {
+    fn from(from: SocketAddr) -> Self {
+        Self { from, local: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     pub(crate) from: SocketAddr,
+    pub(crate) local: Option<IpAddr>,
     pub(crate) len: usize,
     pub(crate) stride: usize,
 }
@@ -65,7 +81,7 @@ impl Default for RecvBatch {
 impl RecvBatch {
     /// Allocates the receive memory (1 MiB, touched only as it is used).
     pub fn new() -> Self {
-        let empty = Slot { from: SocketAddr::from(([0, 0, 0, 0], 0)), len: 0, stride: 1 };
+        let empty = Slot { from: SocketAddr::from(([0, 0, 0, 0], 0)), local: None, len: 0, stride: 1 };
         Self {
             buffers: vec![0; RECV_BUFFERS * RECV_BUFFER_LEN].into_boxed_slice(),
             slots: [empty; RECV_BUFFERS],
@@ -76,11 +92,17 @@ impl RecvBatch {
     /// The datagrams of the last successful receive call, each with its source address. IPv4 sources are always given
     /// as IPv4, also on a dual-stack socket.
     pub fn datagrams_mut(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
+        self.arrivals_mut().map(|(arrival, datagram)| (arrival.from, datagram))
+    }
+
+    /// The same with the own address each was sent to, for a server that answers from there.
+    pub fn arrivals_mut(&mut self) -> impl Iterator<Item = (Arrival, &mut [u8])> {
         let slots = &self.slots;
         self.buffers.chunks_exact_mut(RECV_BUFFER_LEN).take(self.filled).enumerate().flat_map(move |(i, buffer)| {
             let slot = slots[i];
             let (data, _) = buffer.split_at_mut(slot.len.min(RECV_BUFFER_LEN));
-            data.chunks_mut(slot.stride.max(1)).map(move |datagram| (slot.from, datagram))
+            let arrival = Arrival { from: slot.from, local: slot.local };
+            data.chunks_mut(slot.stride.max(1)).map(move |datagram| (arrival, datagram))
         })
     }
 
@@ -130,8 +152,17 @@ impl UdpSocket {
     /// `WouldBlock` when the socket buffer is full (see [`UdpSocket::send`]); otherwise the error of the operating
     /// system, such as a datagram larger than the path allows ([`is_too_large`]) or an unreachable network.
     pub fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.try_send_from(transmit, None)
+    }
+
+    /// [`UdpSocket::try_send`] from one of the host's addresses: an answer must come from where the question went to,
+    /// or the asker and the translators on the way do not take it for one. `None` leaves the choice to the routes.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::try_send`].
+    pub fn try_send_from(&self, transmit: &Transmit<'_>, source: Option<IpAddr>) -> io::Result<()> {
         match &self.0 {
-            Kind::Real(socket) => socket.try_send(transmit),
+            Kind::Real(socket) => socket.try_send(transmit, source),
             Kind::Sim(socket) => socket.try_send(transmit),
         }
     }
@@ -141,9 +172,29 @@ impl UdpSocket {
     /// # Errors
     /// As [`UdpSocket::try_send`] without `WouldBlock`.
     pub async fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.send_from(transmit, None).await
+    }
+
+    /// [`UdpSocket::send`] from one of the host's addresses, as [`UdpSocket::try_send_from`]. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::send`].
+    pub async fn send_from(&self, transmit: &Transmit<'_>, source: Option<IpAddr>) -> io::Result<()> {
         match &self.0 {
-            Kind::Real(socket) => socket.send(transmit).await,
+            Kind::Real(socket) => socket.send(transmit, source).await,
             Kind::Sim(socket) => socket.try_send(transmit),
+        }
+    }
+
+    /// Lets the kernel cut datagrams larger than the path into IP fragments instead of refusing them: for a relay, whose
+    /// senders do not know the path of the receiver. Such datagrams must not be sent in batches.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn allow_fragments(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Real(socket) => socket.allow_fragments(),
+            Kind::Sim(_) => Ok(()),
         }
     }
 

@@ -131,9 +131,14 @@ impl Agent {
 
     /// Kills the daemon without warning and starts it again on the same home.
     pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.crash_and_restart_at(|_| {})
+    }
+
+    /// The same for a daemon that [`Agent::start_at`] put on another host.
+    pub fn crash_and_restart_at(&mut self, place: impl Fn(&mut Command)) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
-        self.child = spawn(&self.release, &self.options, self.home.path(), &|_| {})?;
+        self.child = spawn(&self.release, &self.options, self.home.path(), &place)?;
         self.wait_ready()
     }
 
@@ -165,6 +170,11 @@ impl Agent {
     /// Local socket.
     pub fn socket(&self) -> PathBuf {
         self.home.path().join("pilot.sock")
+    }
+
+    /// What to call it in messages.
+    pub fn label(&self) -> &str {
+        &self.release.label
     }
 
     /// Everything the daemon logged.

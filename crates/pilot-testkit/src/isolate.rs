@@ -41,19 +41,39 @@ pub fn isolated(name: &str, needs: &[Need], body: impl FnOnce()) {
         body();
         return;
     }
-    if let Err(reason) = needs.iter().try_for_each(|need| need()).and_then(|()| can_unshare()) {
-        skip(name, &reason);
+    if !can_isolate(name, needs) {
         return;
     }
-    let exe = std::env::current_exe().expect("path of the test binary");
-    let mut command = unshare();
-    command.arg(exe).args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, name);
-    let output = command.stdin(Stdio::null()).output().expect("run unshare");
+    let output = again(name).output().expect("run unshare");
     let text = String::from_utf8_lossy(&output.stdout);
     // Printed here, so that libtest shows it only when the test fails.
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed in its namespace ({})", output.status);
     assert!(text.contains("1 passed"), "no test is called {name}");
+}
+
+/// The command that runs the test `name` of this program once more, in namespaces of its own, where [`isolated`] runs
+/// its body. For a test that needs several of them at a time.
+pub fn again(name: &str) -> Command {
+    let exe = std::env::current_exe().expect("path of the test binary");
+    let mut command = unshare();
+    command.arg(exe).args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, name);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Whether every need is met and namespaces can be had; if not, the test reports itself as skipped.
+///
+/// # Panics
+/// With `CI=true`, when a need is not met.
+pub fn can_isolate(name: &str, needs: &[Need]) -> bool {
+    match needs.iter().try_for_each(|need| need()).and_then(|()| can_unshare()) {
+        Ok(()) => true,
+        Err(reason) => {
+            skip(name, &reason);
+            false
+        }
+    }
 }
 
 /// Reports a test as skipped.

@@ -1,8 +1,11 @@
 //! Hosts of the test's own: network namespaces joined by virtual Ethernet, for processes.
 //!
+//! [`Lab`] joins two hosts directly. [`Star`] puts a router between them, which also is the third host, and which
+//! forwards between the two only when told: without that the direct path is dead.
+//!
 //! Everything lives inside the namespaces of [`crate::isolate::isolated`]. A namespace is held by a descriptor, so that
-//! hosts, links and rules vanish with the [`Lab`] or with the process, whatever ends it. Addresses are
-//! `10.99.0.1` and `fd99::1` for the first host, `10.99.0.2` and `fd99::2` for the second.
+//! hosts, links and rules vanish with their owner or with the process, whatever ends it. Addresses are
+//! `10.99.0.1` and `fd99::1` for the first host, `10.99.0.2` and `fd99::2` for the second in a [`Lab`]; `10.98.1.1` and `10.98.2.1` in a [`Star`].
 #![allow(clippy::disallowed_methods)] // this module starts real processes
 
 use std::fs::File;
@@ -44,8 +47,8 @@ pub fn needed() -> Result<(), Unavailable> {
 impl Lab {
     /// Builds both hosts and the link.
     pub fn new() -> Result<Self> {
-        let left = Host::new("left", 1)?;
-        let right = Host::new("right", 2)?;
+        let left = Host::new("left", Ipv4Addr::new(10, 99, 0, 1), 1)?;
+        let right = Host::new("right", Ipv4Addr::new(10, 99, 0, 2), 2)?;
         run(Command::new("ip").args(["link", "add", "left", "type", "veth", "peer", "name", "right"]))?;
         for host in [&left, &right] {
             let namespace = host.path();
@@ -68,8 +71,55 @@ impl Lab {
     }
 }
 
+/// Two hosts that meet at a router, which is the host the test itself runs on.
+pub struct Star {
+    /// `10.98.1.1`.
+    pub left: Host,
+    /// `10.98.2.1`.
+    pub right: Host,
+}
+
+impl Star {
+    /// Address of the router, reached from both hosts.
+    pub const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 98, 0, 254));
+
+    /// Builds hosts, links and routes. The router forwards nothing yet.
+    pub fn new() -> Result<Self> {
+        let left = Host::new("left", Ipv4Addr::new(10, 98, 1, 1), 1)?;
+        let right = Host::new("right", Ipv4Addr::new(10, 98, 2, 1), 2)?;
+        run(Command::new("ip").args(["addr", "add", &format!("{}/32", Self::ROUTER), "dev", "lo"]))?;
+        for host in [&left, &right] {
+            let (near, far) = (format!("to-{}", host.name), host.name);
+            run(Command::new("ip").args(["link", "add", &near, "type", "veth", "peer", "name", far]))?;
+            run(Command::new("ip").args(["link", "set", far, "netns", &host.path()]))?;
+            let [a, b, c, _] = host.ip.octets();
+            let gateway = Ipv4Addr::new(a, b, c, 254);
+            run(Command::new("ip").args(["addr", "add", &format!("{gateway}/24"), "dev", &near]))?;
+            run(Command::new("ip").args(["link", "set", &near, "up"]))?;
+            run(host.command("ip").args(["link", "set", "lo", "up"]))?;
+            run(host.command("ip").args(["addr", "add", &format!("{}/24", host.ip), "dev", far]))?;
+            run(host.command("ip").args(["link", "set", far, "up"]))?;
+            run(host.command("ip").args(["route", "add", "default", "via", &gateway.to_string()]))?;
+        }
+        Ok(Self { left, right })
+    }
+
+    /// Gives a host another address in its network, as when it changes between access points: the old one is gone at once.
+    pub fn readdress(&self, host: &Host, ip: Ipv4Addr) -> Result<()> {
+        let [a, b, c, _] = ip.octets();
+        run(host.command("ip").args(["addr", "flush", "dev", host.name]))?;
+        run(host.command("ip").args(["addr", "add", &format!("{ip}/24"), "dev", host.name]))?;
+        run(host.command("ip").args(["route", "replace", "default", "via", &Ipv4Addr::new(a, b, c, 254).to_string()]))
+    }
+
+    /// Lets the two hosts reach each other, or no longer.
+    pub fn forward(&self, on: bool) -> Result<()> {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", if on { "1" } else { "0" }).context("switch forwarding")
+    }
+}
+
 impl Host {
-    fn new(name: &'static str, number: u8) -> Result<Self> {
+    fn new(name: &'static str, ip: Ipv4Addr, number: u8) -> Result<Self> {
         // A thread of its own leaves for a new namespace; the descriptor keeps that namespace when the thread ends.
         let namespace = std::thread::spawn(|| {
             // SAFETY: unshare affects the calling thread only.
@@ -81,7 +131,6 @@ impl Host {
         .join()
         .map_err(|_| anyhow!("namespace thread"))?
         .context("make a network namespace")?;
-        let ip = Ipv4Addr::new(10, 99, 0, number);
         let ipv6 = Ipv6Addr::new(0xFD99, 0, 0, 0, 0, 0, 0, number.into());
         Ok(Self { name, namespace, ip, ipv6 })
     }

@@ -196,7 +196,7 @@ fn key_exchanges_of_others_and_old_ones_move_no_session() {
         scene.assert_unharmed();
 
         // A genuine one, replayed from elsewhere after its owner has gone on to a new key.
-        let mut feb = FebPeer::start(&FebOptions {
+        let feb = FebPeer::start(&FebOptions {
             registry: scene.rendezvous.registry(),
             beacon: Some(scene.rendezvous.beacon()),
             listen: SocketAddr::new(scene.target.ip(), 0),

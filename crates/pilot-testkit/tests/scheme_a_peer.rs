@@ -168,7 +168,7 @@ fn repeated_key_exchanges_change_nothing_and_are_not_answered_in_kind() {
 #[test]
 fn a_february_peer_that_restarts_is_reached_again_from_either_side() {
     isolated("a_february_peer_that_restarts_is_reached_again_from_either_side", &[need_programs], || {
-        let mut scene = Scene::new();
+        let scene = Scene::new();
         scene.ours_echoes_at_feb("before");
         scene.feb.restart().expect("restart");
         scene.feb_echoes_at_ours(20_000);

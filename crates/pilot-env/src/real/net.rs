@@ -1,7 +1,7 @@
 //! TCP of the real machine.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -52,4 +52,12 @@ fn listen_exact(addr: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 pub(crate) async fn resolve(target: &str) -> io::Result<Vec<SocketAddr>> {
     let target = target.strip_prefix(':').map_or_else(|| target.to_owned(), |port| format!("127.0.0.1:{port}"));
     Ok(tokio::net::lookup_host(target).await?.collect())
+}
+
+/// The own address of datagrams to `addr`: what the kernel gives a socket that is connected there.
+pub(crate) fn source_toward(addr: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.connect(addr)?;
+    Ok(socket.local_addr()?.ip().to_canonical())
 }

@@ -1,7 +1,7 @@
 //! UDP of the real machine, on `quinn-udp`: GRO on receive, GSO on send.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 
 use crate::udp::{
-    MAX_SEGMENTS, RECV_BUFFER_LEN, RECV_BUFFERS, RecvBatch, SOCKET_BUFFER_LEN, Slot, Transmit, canonical,
+    MAX_SEGMENTS, RECV_BUFFER_LEN, RECV_BUFFERS, RecvBatch, SOCKET_BUFFER_LEN, Slot, Transmit, canonical, is_too_large,
     is_wildcard_v6, to_v6,
 };
 
@@ -58,6 +58,36 @@ impl RealUdp {
         self.state.max_gso_segments().clamp(1, MAX_SEGMENTS)
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn allow_fragments(&self) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let mut options = vec![(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)];
+        if self.local.is_ipv6() {
+            options.push((libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT));
+        }
+        for (level, option, value) in options {
+            // SAFETY: the descriptor is open for the life of `self`, and the pointer and length describe `value`.
+            let result = unsafe {
+                libc::setsockopt(
+                    self.io.as_raw_fd(),
+                    level,
+                    option,
+                    (&raw const value).cast(),
+                    libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4),
+                )
+            };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn allow_fragments(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     pub(crate) async fn recv(&self, batch: &mut RecvBatch) {
         loop {
             let result = self.io.async_io(Interest::READABLE, || self.recv_once(batch)).await;
@@ -94,7 +124,8 @@ impl RealUdp {
             self.state.recv(UdpSockRef::from(&self.io), &mut slices, &mut metas)?
         };
         for (slot, meta) in batch.slots.iter_mut().zip(&metas[..count.min(RECV_BUFFERS)]) {
-            *slot = Slot { from: canonical(meta.addr), len: meta.len, stride: meta.stride };
+            let local = meta.dst_ip.filter(|_| self.local.ip().is_unspecified()).map(|ip| ip.to_canonical());
+            *slot = Slot { from: canonical(meta.addr), local, len: meta.len, stride: meta.stride };
         }
         batch.filled = count.min(RECV_BUFFERS);
         Ok(())
@@ -104,18 +135,18 @@ impl RealUdp {
         if self.dual_stack { to_v6(addr) } else { canonical(addr) }
     }
 
-    pub(crate) fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.send_once(transmit))
+    pub(crate) fn try_send(&self, transmit: &Transmit<'_>, source: Option<IpAddr>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || self.send_once(transmit, source))
     }
 
-    pub(crate) async fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.io.async_io(Interest::WRITABLE, || self.send_once(transmit)).await
+    pub(crate) async fn send(&self, transmit: &Transmit<'_>, source: Option<IpAddr>) -> io::Result<()> {
+        self.io.async_io(Interest::WRITABLE, || self.send_once(transmit, source)).await
     }
 
-    fn send_once(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_once(&self, transmit: &Transmit<'_>, source: Option<IpAddr>) -> io::Result<()> {
         let destination = self.destination(transmit.destination);
         let one = |contents: &[u8], segment_size: Option<usize>| {
-            let t = quinn_udp::Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+            let t = quinn_udp::Transmit { destination, ecn: None, contents, segment_size, src_ip: source };
             match self.state.try_send(UdpSockRef::from(&self.io), &t) {
                 // An ICMP error answered to an earlier datagram surfaces at the next send; the send itself may be
                 // repeated at once.
@@ -131,6 +162,8 @@ impl RealUdp {
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock && self.state.max_gso_segments() == 1 => {
                     send_singly(transmit, &one)
                 }
+                // The interface takes less than a datagram: one by one they may leave as fragments.
+                Err(e) if is_too_large(&e) => send_singly(transmit, &one),
                 other => other,
             },
             Some(_) => send_singly(transmit, &one),

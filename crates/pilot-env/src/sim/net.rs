@@ -134,7 +134,7 @@ impl SimUdp {
             let start = batch.filled * RECV_BUFFER_LEN;
             let len = delivery.data.len().min(RECV_BUFFER_LEN);
             batch.buffers[start..start + len].copy_from_slice(&delivery.data[..len]);
-            batch.slots[batch.filled] = Slot { from: delivery.from, len, stride: len.max(1) };
+            batch.slots[batch.filled] = Slot { from: delivery.from, local: None, len, stride: len.max(1) };
             batch.filled += 1;
         }
         batch.filled > 0

@@ -105,6 +105,10 @@ pub(super) async fn run(
         let timer = env.sleep_until(deadline.unwrap_or_else(|| env.now()));
         tokio::select! {
             () = session.wake.notified() => {}
+            () = session.moved.notified(), if connection.is_some() => {
+                connection = None;
+                lost(&session, &state, "the address of this host has changed".to_owned());
+            }
             () = timer, if deadline.is_some() => session.with(|core, now| core.handle_timeout(now)),
             made = attempt(&mut connecting), if connecting.is_some() => {
                 connecting = None;

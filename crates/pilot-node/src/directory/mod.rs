@@ -78,6 +78,8 @@ pub(super) struct Session {
     state: Mutex<State>,
     /// Raised after each change, so that the link looks again.
     wake: Notify,
+    /// Raised when the connection is not to be waited for any longer.
+    moved: Notify,
     closed: watch::Sender<bool>,
 }
 
@@ -122,6 +124,7 @@ impl Directory {
         let session = Arc::new(Session {
             state: Mutex::new(State { core, waiting: BTreeMap::new() }),
             wake: Notify::new(),
+            moved: Notify::new(),
             closed: watch::Sender::new(false),
             env: env.clone(),
         });
@@ -167,6 +170,11 @@ impl Directory {
             return Err(DirectoryError::NotRegistered);
         }
         self.ask(call).await
+    }
+
+    /// Gives up the connection and makes another: the host's address, at one end of it, is gone.
+    pub(crate) fn reconnect(&self) {
+        self.session.moved.notify_waiters();
     }
 
     /// Where we are; registered at once, and again when it changes.

@@ -14,6 +14,11 @@ use crate::directory::LinkState;
 
 /// How long the first registration waits for the beacon to say where it sees us.
 const DISCOVERY: Duration = Duration::from_millis(800);
+/// How often the address is looked at from which the host speaks to the beacon.
+const ROUTE_CHECK: Duration = Duration::from_secs(1);
+/// For so many checks after a move the beacon is told again and again, ever more seldom: until the registry has heard from the
+/// new address it believes the old one.
+const TELL_AGAIN: u32 = 16;
 /// How often the beacon's name is looked up again until it has an address.
 const BEACON_RETRY: Duration = Duration::from_secs(5);
 
@@ -35,6 +40,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Director
     });
     let failing = shared.clone();
     shared.spawn(async move { watch_link(&failing).await });
+    if shared.engine.local_addr().ip().is_unspecified() {
+        let watching = shared.clone();
+        shared.spawn(async move { watch_routes(&watching).await });
+    }
     while let Some(event) = events.recv().await {
         handle(&shared, event).await;
     }
@@ -129,6 +138,31 @@ async fn watch_link(shared: &Shared) {
         };
         if !*shared.registered.borrow() {
             not_registered(shared, &format!("registry: {reason}"));
+        }
+    }
+}
+
+/// Notices when the host gets another address: with the next Discover it would take 25 s until others can reach us again, and
+/// the connection to the registry would have to time out (07 §16.16).
+async fn watch_routes(shared: &Shared) {
+    let mut known = None;
+    // Checks since the last move.
+    let mut since = u32::MAX;
+    loop {
+        shared.env.sleep(ROUTE_CHECK).await;
+        since = since.saturating_add(1);
+        if since <= TELL_AGAIN && since.is_power_of_two() {
+            shared.engine.with(|core, now| core.endpoint.rediscover(now));
+        }
+        let Some(beacon) = shared.engine.look(|core, _| core.endpoint.beacon()) else { continue };
+        // Without a route nothing can be told to anybody; what counts is the address that comes next.
+        let Ok(source) = shared.env.source_toward(beacon) else { continue };
+        let before = known.replace(source);
+        if before.is_some_and(|before| before != source) {
+            tracing::info!("this host has another address now");
+            since = 0;
+            shared.directory.reconnect();
+            shared.engine.with(|core, now| core.endpoint.handle_network_change(now));
         }
     }
 }

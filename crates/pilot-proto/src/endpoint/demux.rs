@@ -241,7 +241,17 @@ impl Endpoint {
         if let Some(tunnel) = self.peers.get_mut(slot).and_then(|p| p.tunnel_mut()) {
             tunnel.handle_key_request(now, via);
         }
+        // Old releases take our exchange only on the kind of path on which they learned our key (07 rule 15): one that
+        // relays to us may have learned it directly. So ask where it is, and the exchange goes there as well.
+        if via == Via::Relay && self.may_seek(now, node) {
+            self.seek(now, slot);
+        }
         self.service_peer(now, slot);
+    }
+
+    /// Whether the registry may be asked where a node is that we have no wish of our own to reach.
+    fn may_seek(&mut self, now: Instant, node: u32) -> bool {
+        self.gate.is_trusted(node) || self.stranger_lookups.take(now, limits::STRANGER_LOOKUPS)
     }
 
     /// A packet in clear (01 §23 "Plaintext peers", W2).

@@ -187,7 +187,10 @@ impl Endpoint {
             let Some(peer) = self.peers.get_mut(slot) else { return };
             peer.path.add_candidate(now, addr);
             let exchanging = peer.tunnel().is_some_and(|t| !t.is_confirmed());
-            if exchanging && !peer.key_frame.is_empty() {
+            if exchanging && peer.key_frame.is_empty() {
+                // The answer of the registry was quicker than the exchange.
+                peer.exchange_direct = true;
+            } else if exchanging {
                 self.stash.push_back((addr, peer.key_frame.clone()));
             } else if peer.can_send()
                 && let Some(seq) = peer.path.probe_punched(now, addr)

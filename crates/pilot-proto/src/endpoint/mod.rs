@@ -78,6 +78,8 @@ use timers::{Owner, Timers};
 const REFUSED_EVERY: Duration = Duration::from_secs(10);
 /// Between two questions to the registry about a node whose key differs from the known one (01 rule 7).
 const REQUERY_EVERY: Duration = Duration::from_secs(10);
+/// Between two rounds in which peers are told that our address changed.
+const MOVED_EVERY: Duration = Duration::from_secs(10);
 /// Between two key exchanges with a node whose frames belong to no session (07 rule 14: one per 3 s).
 const STRANGER_EVERY: Duration = Duration::from_secs(3);
 
@@ -133,6 +135,8 @@ pub struct Endpoint {
     refused_once: Once<(u32, u16)>,
     requery: Once<u32>,
     stranger_once: Once<u32>,
+    /// When peers were last told that we moved.
+    moved: Option<Instant>,
     /// By claimed node and address: what frames of sessions we do not have weighed.
     stranger_owed: Owed<(u32, SocketAddr)>,
     notices: Notices,
@@ -183,6 +187,7 @@ impl Endpoint {
             requery: Once::new(REQUERY_EVERY, limits::SOURCES),
             stranger_once: Once::new(STRANGER_EVERY, limits::SOURCES),
             stranger_owed: Owed::new(),
+            moved: None,
             notices: Notices::new(now),
             identity: config.identity,
         }
@@ -202,8 +207,7 @@ impl Endpoint {
         self.beacon.set_node(now, node);
     }
 
-    /// Changes the beacon; it is asked for our endpoint at once. Also to be called with the same address when the network
-    /// of the host changed.
+    /// Changes the beacon; it is asked for our endpoint at once.
     pub fn set_beacon(&mut self, now: Instant, beacon: Option<SocketAddr>) {
         self.beacon.set_addr(now, beacon);
     }
@@ -211,6 +215,29 @@ impl Endpoint {
     /// Tells the beacon where we are now, not at the next round: it may have forgotten us.
     pub fn rediscover(&mut self, now: Instant) {
         self.beacon.discover_soon(now);
+    }
+
+    /// The beacon in use.
+    pub fn beacon(&self) -> Option<SocketAddr> {
+        self.beacon.addr()
+    }
+
+    /// The host has another address now: the beacon is told at once, and so are the peers in use, at most every 10 s (07
+    /// §16.16).
+    pub fn handle_network_change(&mut self, now: Instant) {
+        self.beacon.discover_soon(now);
+        if self.moved.is_some_and(|at| now.saturating_duration_since(at) < MOVED_EVERY) {
+            return;
+        }
+        self.moved = Some(now);
+        self.beacon.on_moved(now);
+        let used: Vec<usize> = self.peers.iter().filter(|(_, p)| p.in_use(now)).map(|(slot, _)| slot).collect();
+        for slot in used {
+            if let Some(peer) = self.peers.get_mut(slot) {
+                peer.path.on_moved(now);
+            }
+            self.service_peer(now, slot);
+        }
     }
 
     /// The time of [`Self::poll_timeout`] has come. Harmless when called early.

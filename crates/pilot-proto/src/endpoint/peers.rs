@@ -85,6 +85,8 @@ pub(super) struct Peer {
     pub(super) pong: Bucket,
     /// The last key exchange frame of ours, for addresses learned after it was sent.
     pub(super) key_frame: Vec<u8>,
+    /// The next key exchange goes to the direct addresses, too.
+    pub(super) exchange_direct: bool,
     /// Since when a session is wanted and missing.
     pub(super) want_since: Option<Instant>,
     /// When it was last pursued: punch, resolve, deadlines of dials.

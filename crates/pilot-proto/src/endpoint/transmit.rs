@@ -124,6 +124,10 @@ impl Endpoint {
                 KeySend::Reply(Via::Relay) => ways.push(Way::Relay),
                 KeySend::Current => ways.extend(current),
             }
+            if exchange && std::mem::take(&mut peer.exchange_direct) && !matches!(send, KeySend::Direct | KeySend::Both)
+            {
+                direct(&mut ways);
+            }
             for way in ways {
                 self.stash_frame(now, slot, way, &frame);
             }

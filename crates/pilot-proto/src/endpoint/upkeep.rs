@@ -166,6 +166,7 @@ impl Endpoint {
             rst: Bucket::new(now, RST_PER_NODE),
             pong: Bucket::new(now, PONG_PER_NODE),
             key_frame: Vec::new(),
+            exchange_direct: false,
             want_since: None,
             pursued: None,
         });

@@ -124,6 +124,12 @@ impl BeaconClient {
         self.next_discover = self.addr.map(|_| now);
     }
 
+    /// The host has another address: asks now, and what the answer says is told at once.
+    pub fn on_moved(&mut self, now: Instant) {
+        self.told_at = None;
+        self.discover_soon(now);
+    }
+
     /// Whether datagrams from `from` are the beacon's.
     pub fn is_beacon(&self, from: SocketAddr) -> bool {
         self.addr == Some(from)
@@ -145,7 +151,12 @@ impl BeaconClient {
                 self.retry = DISCOVER_FIRST_RETRY;
                 self.next_discover = Some(now + DISCOVER_EVERY);
                 let quiet = self.told_at.is_some_and(|t| now.saturating_duration_since(t) < OBSERVED_EVERY);
-                if self.observed == Some(endpoint) || quiet {
+                if self.observed == Some(endpoint) {
+                    return Learned::Nothing;
+                }
+                if quiet {
+                    // Told when it is still so by then.
+                    self.next_discover = self.told_at.map(|t| t + OBSERVED_EVERY);
                     return Learned::Nothing;
                 }
                 self.observed = Some(endpoint);

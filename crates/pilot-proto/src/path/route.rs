@@ -394,6 +394,12 @@ impl PeerPath {
         true
     }
 
+    /// Our own address changed: asks the peer over the way in use, so that it learns the new one from what it opens.
+    pub fn on_moved(&mut self, now: Instant) {
+        self.next_probe = Some(now);
+        self.arm(now);
+    }
+
     /// A packet left. `asks`: the peer should answer it (SYN, data, probe).
     pub fn on_sent(&mut self, now: Instant, asks: bool) {
         self.last_sent = Some(now);

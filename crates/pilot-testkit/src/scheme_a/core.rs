@@ -165,6 +165,13 @@ impl FebCore {
         self.conns.get_mut(&id)
     }
 
+    /// Streams from or to `port` that are being opened or open: ports and state.
+    pub fn open_streams(&self, port: u16) -> Vec<String> {
+        let lives = |c: &&Conn| matches!(c.state, State::SynSent | State::Established);
+        let open = self.conns.values().filter(lives).filter(|c| c.local.port == port || c.remote.port == port);
+        open.map(|c| format!("{}:{} {:?}", c.local.port, c.remote.port, c.state)).collect()
+    }
+
     /// Datagrams (protocol 2) received so far: source, destination port, data.
     pub fn take_datagrams(&mut self) -> Vec<(SocketAddress, u16, Vec<u8>)> {
         std::mem::take(&mut self.datagrams)
@@ -269,6 +276,20 @@ impl FebCore {
 
     /// Opens a stream to `port` of `node`; it resolves the node first when it has no endpoint.
     pub fn dial(&mut self, now: Instant, node: u32, port: u16) -> u32 {
+        self.reach(node);
+        let local = SocketAddress::new(self.address(), self.next_port);
+        self.next_port += 1;
+        let mut out = Vec::new();
+        let conn = Conn::dial(now, local, SocketAddress::new(Address::backbone(node), port), &mut out);
+        let id = self.next_conn;
+        self.next_conn += 1;
+        self.conns.insert(id, conn);
+        self.flush(out);
+        id
+    }
+
+    /// Resolves a node that has no endpoint yet, and asks for a way to it.
+    fn reach(&mut self, node: u32) {
         if !self.endpoints.contains_key(&node)
             && let Some(endpoint) = self.directory.resolve(node)
         {
@@ -280,15 +301,6 @@ impl FebCore {
             self.endpoints.insert(node, endpoint);
             self.send_auth(node);
         }
-        let local = SocketAddress::new(self.address(), self.next_port);
-        self.next_port += 1;
-        let mut out = Vec::new();
-        let conn = Conn::dial(now, local, SocketAddress::new(Address::backbone(node), port), &mut out);
-        let id = self.next_conn;
-        self.next_conn += 1;
-        self.conns.insert(id, conn);
-        self.flush(out);
-        id
     }
 
     /// Closes a stream the way February does.

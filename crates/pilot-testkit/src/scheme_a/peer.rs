@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use super::core::{Counters, Directory, FebCore};
 use super::crypto::Keys;
 use super::stream::State;
+
+/// When a dial takes the relay: at the third timer of its SYN.
+const RELAY_AFTER: Duration = Duration::from_millis(3_400);
 
 /// How a peer starts.
 #[derive(Clone, Debug)]
@@ -102,7 +105,7 @@ pub struct FebPeer {
     registry: Arc<Mutex<Registry>>,
     socket: UdpSocket,
     seed: u8,
-    generation: u8,
+    generation: AtomicU8,
     node: u32,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -152,7 +155,7 @@ impl FebPeer {
                 run(&core, &socket, &stop, &registry, node);
             })?
         };
-        let (seed, generation) = (options.seed, 0);
+        let (seed, generation) = (options.seed, AtomicU8::new(0));
         Ok(Self { core, registry, socket, seed, generation, node, stop, thread: Some(thread) })
     }
 
@@ -204,12 +207,16 @@ impl FebPeer {
         Ok(())
     }
 
-    /// Opens a stream and waits for the answer.
+    /// Opens a stream and waits for the answer; what is not answered directly goes by relay (01 §20).
     pub fn dial(&self, node: u32, port: u16, limit: Duration) -> Result<u32> {
         let id = self.with(|core, now| core.dial(now, node, port));
+        let begun = Instant::now();
         let mut state = State::SynSent;
         self.wait(&format!("SYN|ACK of node {node} port {port}"), limit, |core| {
             state = core.conn(id).map_or(State::Closed, |c| c.state);
+            if state == State::SynSent && begun.elapsed() >= RELAY_AFTER {
+                core.use_relay(node);
+            }
             state != State::SynSent
         })?;
         if state == State::Closed { Err(anyhow!("connection refused")) } else { Ok(id) }
@@ -218,6 +225,32 @@ impl FebPeer {
     /// Writes to a stream.
     pub fn write(&self, id: u32, data: &[u8]) {
         self.with(|core, _| core.conn(id).map(|c| c.write(data)));
+    }
+
+    /// Reads a stream until the peer has ended it.
+    pub fn read_to_end(&self, id: u32, limit: Duration) -> Result<Vec<u8>> {
+        self.wait("the end of the stream", limit, |core| {
+            core.conn(id).is_none_or(|c| matches!(c.state, State::TimeWait | State::Closed))
+        })?;
+        Ok(self.with(|core, _| core.conn(id).map(|c| std::mem::take(&mut c.received))).unwrap_or_default())
+    }
+
+    /// The next stream that somebody opened to `port`, which must be listened on.
+    pub fn accept(&self, port: u16, limit: Duration) -> Result<u32> {
+        let mut found = None;
+        self.wait(&format!("a stream to port {port}"), limit, |core| {
+            let mut others = Vec::new();
+            while let Some(id) = core.accept() {
+                if found.is_none() && core.conn(id).is_some_and(|c| c.local.port == port) {
+                    found = Some(id);
+                } else {
+                    others.push(id);
+                }
+            }
+            others.into_iter().for_each(|id| core.requeue(id));
+            found.is_some()
+        })?;
+        found.context("no stream")
     }
 
     /// Reads exactly `len` bytes from a stream.
@@ -259,9 +292,9 @@ impl FebPeer {
     }
 
     /// Ends and starts the process: new X25519 key, no sessions, no streams, same identity and socket.
-    pub fn restart(&mut self) -> Result<()> {
-        self.generation = self.generation.wrapping_add(1);
-        let keys = keys_of(self.seed, self.generation)?;
+    pub fn restart(&self) -> Result<()> {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let keys = keys_of(self.seed, generation)?;
         self.with(|core, _| core.restart(keys));
         Ok(())
     }

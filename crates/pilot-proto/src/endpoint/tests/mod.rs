@@ -3,6 +3,7 @@
 mod attacks;
 mod basics;
 mod harness;
+mod many;
 mod old;
 mod paths;
 mod peers_of_old;

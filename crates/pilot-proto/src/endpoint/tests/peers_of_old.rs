@@ -7,7 +7,7 @@ use pilot_wire::packet::{Flags, protocol};
 use pilot_wire::tunnel::{Datagram, MAGIC_PUNCH};
 use serde_json::Value;
 
-use super::harness::{Net, addr, at};
+use super::harness::{BEACON, Net, addr, at};
 use super::old::{Old, frame_payload};
 use crate::crypto::Scheme;
 use crate::endpoint::*;
@@ -359,4 +359,32 @@ fn what_we_send_to_the_beacon_is_what_was_recorded() {
     let relayed =
         |b: &Vec<u8>| matches!(BeaconMessage::parse(b), Some(BeaconMessage::Relay { src: 42, dst: 0x0102_0304, .. }));
     assert!(to_beacon.iter().any(relayed));
+}
+
+/// Old releases take our key exchange only on the kind of path on which they learned our identity key (07 rule 15). One
+/// that learned it directly, relays to us, and did not notice our restart hears nothing but what comes directly.
+#[test]
+fn an_old_peer_that_relays_to_us_after_our_restart_gets_our_exchange_directly_too() {
+    for trusted in [true, false] {
+        let mut net = Net::with_beacon();
+        net.add(1);
+        let mut old = Old::join(&mut net, 9, Scheme::B);
+        net.run_ms(1_000);
+        old.meet(&mut net, 0);
+        net.restart(0, 100);
+        if trusted {
+            let now = net.now;
+            net.nodes[0].ep.set_trusted(now, 9, Some(old.identity.public_key()));
+        }
+        net.run_ms(1_000);
+        let before = old.exchanges;
+        let header = old.segment(Flags::SYN, (50_000, 7), 1, 0, 0);
+        let frame = old.seal(&header, &[]);
+        let mut delivery = Vec::new();
+        BeaconMessage::RelayDeliver { src: 9, frame: &frame }.emit(&mut delivery);
+        net.inject(addr(BEACON), net.nodes[0].addr, &delivery);
+        net.run_ms(1_000);
+        old.listen(&net);
+        assert!(old.exchanges > before, "trusted: {trusted}");
+    }
 }

@@ -1,5 +1,4 @@
-//! Official daemons and ours in one network, through our rendezvous: trust, ping, connect and 5 MB of echo, in both
-//! directions.
+//! What the matrix leaves out: official daemons among themselves, and the official command line with our daemon.
 
 use std::time::Duration;
 
@@ -31,70 +30,30 @@ fn talk(a: &Agent, b: &Agent) {
     println!("bench node {} to node {}: {bench}", a.node(), b.node());
 }
 
-/// `version` with ours: they ask for trust, or we do; then both talk.
-fn with_official(version: &str, they_ask: bool) {
-    let rendezvous = RendezvousProcess::start().expect("rendezvous");
-    let options = |name: &str| AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
-    let official = Official::obtain(version).expect("release");
-    let theirs = Agent::start(&official.release(), &options("theirs")).expect("official daemon");
-    let ours = Agent::start(&ours(), &options("ours")).expect("our daemon");
-    if they_ask {
-        make_trust(&theirs, &ours, TRUST_LIMIT).expect("trust");
-    } else {
-        make_trust(&ours, &theirs, TRUST_LIMIT).expect("trust");
-    }
-    talk(&ours, &theirs);
-    talk(&theirs, &ours);
-}
-
-#[test]
-fn official_1_18_0_asks_for_trust_and_both_talk() {
-    isolated("official_1_18_0_asks_for_trust_and_both_talk", &[need_programs, need_newest], || {
-        with_official(NEWEST, true);
-    });
-}
-
-#[test]
-fn official_1_18_0_is_asked_for_trust_and_both_talk() {
-    isolated("official_1_18_0_is_asked_for_trust_and_both_talk", &[need_programs, need_newest], || {
-        with_official(NEWEST, false);
-    });
-}
-
-#[test]
-fn official_1_7_2_asks_for_trust_and_both_talk() {
-    isolated("official_1_7_2_asks_for_trust_and_both_talk", &[need_programs, need_older], || {
-        with_official(OLDER, true);
-    });
-}
-
-#[test]
-fn official_1_7_2_is_asked_for_trust_and_both_talk() {
-    isolated("official_1_7_2_is_asked_for_trust_and_both_talk", &[need_programs, need_older], || {
-        with_official(OLDER, false);
-    });
-}
-
 #[test]
 fn two_official_daemons_talk_through_our_rendezvous() {
-    isolated("two_official_daemons_talk_through_our_rendezvous", &[need_programs, need_newest, need_older], || {
-        let rendezvous = RendezvousProcess::start().expect("rendezvous");
-        let start = |version: &str, name: &str| {
-            let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
-            Agent::start(&Official::obtain(version).expect("release").release(), &options).expect("daemon")
-        };
-        let newest = start(NEWEST, "newest");
-        let older = start(OLDER, "older");
-        make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
-        // No more than that: between themselves they lose streams on a busy machine (07 §16).
-        say_hello(&newest, &older);
-        say_hello(&older, &newest);
-    });
+    isolated(
+        "basics::two_official_daemons_talk_through_our_rendezvous",
+        &[need_programs, need_newest, need_older],
+        || {
+            let rendezvous = RendezvousProcess::start().expect("rendezvous");
+            let start = |version: &str, name: &str| {
+                let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
+                Agent::start(&Official::obtain(version).expect("release").release(), &options).expect("daemon")
+            };
+            let newest = start(NEWEST, "newest");
+            let older = start(OLDER, "older");
+            make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
+            // No more than that: between themselves they lose streams on a busy machine (07 §16).
+            say_hello(&newest, &older);
+            say_hello(&older, &newest);
+        },
+    );
 }
 
 #[test]
 fn official_pilotctl_drives_our_daemon() {
-    isolated("official_pilotctl_drives_our_daemon", &[need_programs, need_newest, need_older], || {
+    isolated("basics::official_pilotctl_drives_our_daemon", &[need_programs, need_newest, need_older], || {
         let rendezvous = RendezvousProcess::start().expect("rendezvous");
         let start = |version: &str, name: &str| {
             let mut mixed = ours();
