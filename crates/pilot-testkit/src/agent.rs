@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 /// How long a daemon may take to register and answer on its socket.
@@ -135,6 +136,40 @@ impl Agent {
         self.child.wait()?;
         self.child = spawn(&self.release, &self.options, self.home.path(), &|_| {})?;
         self.wait_ready()
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("process id")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Asks the daemon to end (SIGTERM) and waits until it has.
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} (node {}) still runs {limit:?} after SIGTERM", self.release.label, self.node);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon again on the same home, after it has ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.release, &self.options, self.home.path(), &|_| {})?;
+        self.wait_ready()
+    }
+
+    /// Ends the daemon in an orderly way and starts one of another release on the same home.
+    pub fn change_release(&mut self, release: &Release, limit: Duration) -> Result<()> {
+        self.terminate(limit)?;
+        self.release = release.clone();
+        self.start_again()
     }
 
     /// Node id given by the registry.
