@@ -165,9 +165,8 @@ impl Agent {
         self.wait_ready()
     }
 
-    /// Ends the daemon in an orderly way and starts one of another release on the same home.
-    pub fn change_release(&mut self, release: &Release, limit: Duration) -> Result<()> {
-        self.terminate(limit)?;
+    /// Starts the daemon of another release on the same home, after this one has ended.
+    pub fn take_over(&mut self, release: &Release) -> Result<()> {
         self.release = release.clone();
         self.start_again()
     }

@@ -114,7 +114,9 @@ async fn serve(
             let server = http::Server::start(env, options, monitor.clone(), log.stats())
                 .map_err(|source| NodeError::Http { addr, source })?;
             // Whoever starts us learns the port of `:0` here; nobody may be reading, which is no reason to stop.
-            let _ = writeln!(std::io::stdout(), "http {}", server.addr());
+            if addr.port() == 0 {
+                let _ = writeln!(std::io::stdout(), "http {}", server.addr());
+            }
             tracing::info!(port = server.addr().port(), "serving health and metrics over HTTP");
             Some(server)
         }

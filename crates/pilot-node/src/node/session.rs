@@ -116,7 +116,11 @@ async fn watch_link(shared: &Shared) {
 /// Resolves once a first registration has failed, so that a start need not wait any longer.
 pub(super) async fn first_failure(shared: &Shared) {
     let mut state = shared.directory.state();
-    let _ = state.wait_for(|state| matches!(state, LinkState::Down(_))).await;
+    let Ok(failed) = state.wait_for(|state| matches!(state, LinkState::Down(_))).await else { return };
+    // Whoever looks next, once the node has started, learns the reason; `watch_link` may still be on its way to it.
+    if let LinkState::Down(reason) = &*failed {
+        not_registered(shared, &format!("registry: {reason}"));
+    }
 }
 
 /// Gives the endpoint its beacon, and waits a moment for the answer.
