@@ -17,7 +17,7 @@ const PAYLOAD: &str = "the-payload-that-nobody-may-see";
 
 /// Every word of the text that is an IP address.
 fn addresses(text: &str) -> Vec<String> {
-    let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':');
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | ':' | '_');
     let words = text.split(|c: char| !is_part(c)).flat_map(|word| {
         let without_port = word.rsplit_once(':').map_or(word, |(host, _)| host);
         [word.trim_end_matches(['.', ':']), without_port]

@@ -59,9 +59,10 @@ fn add_unknown_fields(pilot: &Path, trusted: u32) {
     entry.expect("the peer")["nickname"] = json!("bob");
     file["pending"] = json!([{
         "node_id": 77_777, "public_key": "", "justification": "let me in", "received_at": "2099-01-02T03:04:05Z",
-        "source": "relay", "hops": 2
+        "source": 77_777, "hops": 2
     }]);
     file["revoked"] = json!([{ "node_id": 88_888, "until": "2099-01-02T03:04:05Z", "why": "noise" }]);
+    file["outgoing"] = json!([{ "node_id": 66_666, "sent_at": "2099-01-02T03:04:05Z", "tries": 3 }]);
     file["schema"] = json!(7);
     fs::write(pilot.join("trust.json"), file.to_string()).expect("write");
 }
@@ -74,9 +75,11 @@ fn check_unknown_fields(pilot: &Path, trusted: u32) {
     };
     assert_eq!(find("trusted", trusted)["nickname"], "bob");
     let pending = find("pending", 77_777);
-    assert_eq!((&pending["source"], &pending["hops"]), (&"relay".into(), &2.into()));
+    assert_eq!((&pending["source"], &pending["hops"]), (&77_777.into(), &2.into()));
     let revoked = find("revoked", 88_888);
     assert_eq!((&revoked["until"], &revoked["why"]), (&"2099-01-02T03:04:05Z".into(), &"noise".into()));
+    let outgoing = find("outgoing", 66_666);
+    assert_eq!((&outgoing["sent_at"], &outgoing["tries"]), (&"2099-01-02T03:04:05Z".into(), &3.into()));
     assert_eq!(file["schema"], 7);
 }
 
