@@ -76,7 +76,7 @@ impl Clients {
     pub(crate) fn queues(&self) -> Queues {
         let mut queues = Queues { datagrams_dropped: self.1.load(Ordering::Relaxed), ..Queues::default() };
         for client in self.0.lock().iter() {
-            client.0.lock().add_queues(&mut queues);
+            client.state.lock().add_queues(&mut queues);
         }
         queues
     }
@@ -163,7 +163,7 @@ async fn serve_client(node: Arc<Shared>, client: Arc<Client>, stream: UnixStream
         }
     }
     node.clients.0.lock().retain(|other| !Arc::ptr_eq(other, &client));
-    node.clients.1.fetch_add(client.0.lock().datagrams_dropped, Ordering::Relaxed);
+    node.clients.1.fetch_add(client.state.lock().datagrams_dropped, Ordering::Relaxed);
     pump::depart(node.engine.clone(), client).await;
 }
 

@@ -1,9 +1,9 @@
 //! `trust.json` (05 §3.7, 07 §13): read as every release writes it, written so that every release reads it.
 //!
-//! Fields we do not know are kept, in the file and in each entry. Official daemons of 1.18.0 write `outgoing` too (so that
-//! an answer still counts after a restart), with the field `sent_at`; an earlier name of ours, `requested_at`, is read.
-//! A list of another form than theirs would make them forget all of the file. Ours on top: in `revoked` the fields `hold` (a person ended trust: no policy restores
-//! it) and `untold_since` (the peer has not been told yet).
+//! Fields we do not know are kept, in the file and in each entry. Daemons of 1.18.0 keep `outgoing` too (so that an answer
+//! still counts after a restart), with the field `sent_at`; an earlier name of ours, `requested_at`, is read. A list of
+//! another form than theirs would make them forget the whole file. Ours on top, in `revoked`: `hold` (a person ended
+//! trust: no policy restores it) and `untold_since` (the peer has not been told yet).
 
 use pilot_wire::{base64, json};
 use serde_json::{Map, Value};
