@@ -109,3 +109,41 @@ impl Monitor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pilot_env::Env;
+
+    use super::*;
+    use crate::{Node, NodeConfig};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_driver_that_stands_still_is_noticed() {
+        let config = NodeConfig {
+            registry: "127.0.0.1:1".to_owned(),
+            beacon: None,
+            listen: ([127, 0, 0, 1], 0).into(),
+            ..NodeConfig::default()
+        };
+        let node = Node::start(Env::real(), config).await.unwrap();
+        let monitor = node.monitor();
+        assert!(monitor.is_alive().await);
+        // Somebody holds the core and does not give it back.
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let (shared, (taken, is_taken)) = (monitor.shared.clone(), tokio::sync::oneshot::channel());
+        let holder = std::thread::spawn(move || {
+            shared.engine.look(|_, _| {
+                let _ = taken.send(());
+                let _ = held.recv();
+            });
+        });
+        is_taken.await.unwrap();
+        // Its round under way ends at the core; the next does not begin.
+        let stuck = async { while monitor.shared.engine.is_turning(Duration::from_millis(200)).await {} };
+        tokio::time::timeout(Duration::from_secs(60), stuck).await.expect("it stands still");
+        drop(hold);
+        holder.join().unwrap();
+        assert!(monitor.is_alive().await, "it goes on");
+        node.shutdown(Duration::from_secs(1)).await;
+    }
+}

@@ -19,7 +19,7 @@ const FOREIGN: [(&str, &str); 9] = [
         "config.json",
         "{\n  \"hostname\": \"taken\",\n  \"telemetry\": {\"level\": 3},\n  \"motd-feed-url\": \"\",\n  \"x-own\": [1, 2]\n}\n",
     ),
-    ("account.json", "{\"email\":\"taken@example.com\"}"),
+    ("account.json", "{\n  \"email\": \"taken@example.com\"\n}"),
     ("consent.json", "{\"telemetry\":false,\"at\":\"2026-01-02T03:04:05Z\"}"),
     ("motd.json", "{\"text\":\"\"}"),
     ("update-state.json", "{\"channel\":\"stable\"}"),
