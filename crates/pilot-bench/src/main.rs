@@ -5,6 +5,8 @@
 //! them.
 #![allow(clippy::disallowed_methods)] // measures real time with real programs
 
+mod idle;
+
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +37,12 @@ struct Options {
     /// Transfers of which the best and the median are shown.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Measure idle daemons instead: memory and processor time, alone and with this many idle streams.
+    #[arg(long)]
+    idle_streams: Option<usize>,
+    /// Seconds for which idle daemons are watched.
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
     /// Official release to compare with, or `none`.
     #[arg(long, default_value = "1.18.0")]
     official: String,
@@ -85,6 +93,16 @@ fn run() -> Result<()> {
         products.push(Official::obtain(&options.official).map_err(|e| anyhow::anyhow!("{e}"))?.release());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(streams) = options.idle_streams {
+        let mut rows = Vec::new();
+        for product in &products {
+            eprintln!("watching {} ...", product.label);
+            let figures = idle::measure(&runtime, product, options.idle_seconds, streams, ECHO_PORT)?;
+            rows.push((product.label.clone(), figures));
+        }
+        idle::print_table(&rows, options.idle_seconds);
+        return Ok(());
+    }
     let mut rows = Vec::new();
     for product in &products {
         eprintln!("measuring {} ...", product.label);

@@ -539,6 +539,22 @@ impl Flags {
         }
     }
 
+    /// Names of the flags whose values differ from those in `other`, which belongs to the same program.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let differs = |name: &&'static str| {
+            let value = |flags: &Self| flags.values.get(name).map(|(value, _)| value.clone());
+            value(self) != value(other)
+        };
+        self.values.keys().copied().filter(differs).collect()
+    }
+
+    /// Takes one value over from `other`, which belongs to the same program.
+    pub fn adopt(&mut self, name: &'static str, other: &Self) {
+        if let Some(value) = other.values.get(name) {
+            self.values.insert(name, value.clone());
+        }
+    }
+
     /// Whether the command line or the file gave the value.
     pub fn is_set(&self, name: &str) -> bool {
         self.source(name) != Source::Default

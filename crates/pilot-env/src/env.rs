@@ -10,6 +10,7 @@ use rand::TryRngCore;
 
 use crate::fs::Fs;
 use crate::net::{self, NetStream, TcpListener};
+use crate::process::Process;
 use crate::real;
 use crate::sim::Host;
 use crate::udp::{self, UdpSocket};
@@ -195,6 +196,23 @@ impl Env {
         match &self.0 {
             Kind::Real => Ok(UnixListener(ListenerKind::Real(real::unix::RealUnixListener::bind(path, mode)?))),
             Kind::Sim(host) => Ok(UnixListener(ListenerKind::Sim(host.unix_listen(path)?))),
+        }
+    }
+
+    /// Processor time this process has used; `None` on the simulated machine.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        match &self.0 {
+            Kind::Real => real::process::cpu_time(),
+            Kind::Sim(_) => None,
+        }
+    }
+
+    /// The other processes of this machine that we may know of: Linux tells all of them, other systems and the simulated
+    /// machine none.
+    pub fn processes(&self) -> Vec<Process> {
+        match &self.0 {
+            Kind::Real => real::process::others(),
+            Kind::Sim(_) => Vec::new(),
         }
     }
 

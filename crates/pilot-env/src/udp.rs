@@ -198,6 +198,15 @@ impl UdpSocket {
         }
     }
 
+    /// Whether the last receive call failed for a reason that is not a peer's doing. Reception is tried again all the
+    /// while; the next datagram ends this state.
+    pub fn is_failing(&self) -> bool {
+        match &self.0 {
+            Kind::Real(socket) => socket.is_failing(),
+            Kind::Sim(_) => false,
+        }
+    }
+
     /// How many datagrams one send call may carry (1 when the kernel cannot segment).
     pub fn max_segments(&self) -> usize {
         match &self.0 {

@@ -61,6 +61,22 @@ pub enum NodeError {
         /// The reason.
         source: io::Error,
     },
+    /// The address for health and metrics cannot be listened on.
+    #[error("cannot serve HTTP on {addr}: {source}")]
+    Http {
+        /// Where.
+        addr: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The PID file cannot be written.
+    #[error("PID file {}: {source}", .path.display())]
+    PidFile {
+        /// Where.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// A port is wanted by two services.
     #[error("service {service}: {source}")]
     Service {
@@ -97,6 +113,8 @@ impl NodeError {
             Self::Listen { .. } => "listen",
             Self::LocalSocket { source, .. } if source.kind() == io::ErrorKind::AddrInUse => "socket_in_use",
             Self::LocalSocket { .. } => "socket",
+            Self::Http { .. } => "http_listen",
+            Self::PidFile { .. } => "pid_file",
             Self::Service { source, .. } => source.code(),
             Self::Offer { .. } => "service_unusable",
             Self::Stream(source) => source.code(),
@@ -124,6 +142,11 @@ impl NodeError {
             }
             Self::LocalSocket { .. } => "choose a path in a directory of this user with -socket".to_owned(),
             Self::Offer { source, .. } => source.hint.clone(),
+            Self::Http { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "another program has this port: choose another with -http, or :0 for any".to_owned()
+            }
+            Self::Http { .. } => "choose an address of this host with -http".to_owned(),
+            Self::PidFile { .. } => "choose a path in a directory of this user with -pid-file".to_owned(),
             Self::Service { .. } => "serve one of the two on another port".to_owned(),
             Self::Stream(_) | Self::Config(_) => "correct the setting".to_owned(),
         }

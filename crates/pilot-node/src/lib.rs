@@ -31,7 +31,7 @@ pub use directory::DirectoryError;
 pub use engine::{DialFailed, NodeListener, NodeStream};
 pub use error::NodeError;
 pub use events::{EventStream, MissedEvents, NodeEvent};
-pub use node::{Node, SHUTDOWN_DEADLINE};
+pub use node::{Check, Monitor, Node, Readiness, SHUTDOWN_DEADLINE};
 pub use trust::{TrustFailed, TrustService};
 pub use webhook::WebhookTarget;
 

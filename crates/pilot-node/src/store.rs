@@ -171,12 +171,31 @@ pub(crate) struct KnownPeer {
     pub(crate) seen: u64,
 }
 
-/// Own id and peers, as last told by the registry.
+/// Something said at run time, which stands until the settings say something new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Choice<T> {
+    /// What was said.
+    value: T,
+    /// What the settings said at that time.
+    configured: T,
+}
+
+impl<T: Clone + PartialEq> Choice<T> {
+    /// What holds now: the newer of what was said and what the settings say.
+    fn holds<'a>(choice: Option<&'a Self>, configured: &'a T) -> &'a T {
+        choice.filter(|choice| choice.configured == *configured).map_or(configured, |choice| &choice.value)
+    }
+}
+
+/// Own id and peers, as last told by the registry, and what was set at run time.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     /// Our id under this identity; 0 when never registered.
     pub(crate) node: u32,
     peers: BTreeMap<u32, KnownPeer>,
+    hostname: Option<Choice<String>>,
+    public: Option<Choice<bool>>,
+    tags: Option<Vec<String>>,
     changed: bool,
 }
 
@@ -185,6 +204,41 @@ impl Memory {
     pub(crate) fn set_node(&mut self, node: u32) {
         self.changed |= self.node != node;
         self.node = node;
+    }
+
+    /// The hostname to claim, when the settings say `configured`.
+    pub(crate) fn hostname(&self, configured: &String) -> String {
+        Choice::holds(self.hostname.as_ref(), configured).clone()
+    }
+
+    /// Whether to be public, when the settings say `configured`.
+    pub(crate) fn public(&self, configured: bool) -> bool {
+        *Choice::holds(self.public.as_ref(), &configured)
+    }
+
+    /// The tags set last; `None` when there never were any.
+    pub(crate) fn tags(&self) -> Option<Vec<String>> {
+        self.tags.clone()
+    }
+
+    /// Notes the hostname that was set, and what the settings say.
+    pub(crate) fn set_hostname(&mut self, value: String, configured: String) {
+        let choice = (value != configured).then_some(Choice { value, configured });
+        self.changed |= self.hostname != choice;
+        self.hostname = choice;
+    }
+
+    /// Notes the visibility that was set, and what the settings say.
+    pub(crate) fn set_public(&mut self, value: bool, configured: bool) {
+        let choice = (value != configured).then_some(Choice { value, configured });
+        self.changed |= self.public != choice;
+        self.public = choice;
+    }
+
+    /// Notes the tags that were set.
+    pub(crate) fn set_tags(&mut self, tags: Vec<String>) {
+        self.changed |= self.tags.as_ref() != Some(&tags);
+        self.tags = Some(tags);
     }
 
     /// What is remembered of a peer.
@@ -229,7 +283,17 @@ impl Memory {
                 })
             })
             .collect();
-        json!({ "version": 1, "node_id": self.node, "peers": peers })
+        let mut file = json!({ "version": 1, "node_id": self.node, "peers": peers });
+        if let Some(choice) = &self.hostname {
+            file["hostname"] = json!({ "set": choice.value, "configured": choice.configured });
+        }
+        if let Some(choice) = &self.public {
+            file["public"] = json!({ "set": choice.value, "configured": choice.configured });
+        }
+        if let Some(tags) = &self.tags {
+            file["tags"] = json!(tags);
+        }
+        file
     }
 
     /// Reads leniently: it is a memory, and what does not fit is not remembered.
@@ -248,6 +312,48 @@ impl Memory {
         };
         let peers = value.get("peers").and_then(Value::as_array);
         let peers = peers.into_iter().flatten().map(|value| (node(value), peer(value))).filter(|(node, _)| *node != 0);
-        Self { node: node(value), peers: peers.take(MAX_PEERS).collect(), changed: false }
+        let part = |name: &str, part: &str| value.get(name).and_then(|choice| choice.get(part));
+        let text = |name: &str| part("hostname", name).and_then(Value::as_str).map(str::to_owned);
+        let bool = |name: &str| part("public", name).and_then(Value::as_bool);
+        let tags = value.get("tags").and_then(Value::as_array);
+        Self {
+            node: node(value),
+            peers: peers.take(MAX_PEERS).collect(),
+            hostname: text("set").zip(text("configured")).map(|(value, configured)| Choice { value, configured }),
+            public: bool("set").zip(bool("configured")).map(|(value, configured)| Choice { value, configured }),
+            tags: tags.map(|tags| tags.iter().filter_map(|tag| tag.as_str().map(str::to_owned)).collect()),
+            changed: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_word_on_a_setting_holds_over_a_restart() {
+        let mut memory = Memory::default();
+        let again = |memory: &Memory| Memory::from_json(&memory.to_json());
+        let none = String::new();
+        assert_eq!((memory.hostname(&none), memory.public(true), memory.tags()), (String::new(), true, None));
+        memory.set_hostname("bob".to_owned(), String::new());
+        memory.set_public(false, true);
+        memory.set_tags(vec!["a".to_owned(), "b".to_owned()]);
+        let memory = again(&memory);
+        assert_eq!(memory.hostname(&none), "bob");
+        assert!(!memory.public(true));
+        assert_eq!(memory.tags(), Some(vec!["a".to_owned(), "b".to_owned()]));
+        // Settings that say something new are newer.
+        assert_eq!(memory.hostname(&"carol".to_owned()), "carol");
+        assert!(!memory.public(false));
+    }
+
+    #[test]
+    fn what_is_set_back_to_the_settings_is_no_exception_any_more() {
+        let mut memory = Memory::default();
+        memory.set_public(true, false);
+        memory.set_public(false, false);
+        assert!(memory.to_json().get("public").is_none());
     }
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use pilot_env::Env;
 use pilot_env::args::{ArgsError, Flag, Flags, Program};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Rendezvous, RendezvousConfig, Tls};
@@ -166,11 +167,14 @@ async fn run(flags: &Flags) -> Result<(), String> {
         ready.push_str(&format!("fingerprint {fingerprint}\n"));
     }
     print(&ready);
+    // Without a service manager nothing happens, and one that does not listen is no reason to stop.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
     rendezvous.shutdown().await;
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 /// How long a daemon may take to register and answer on its socket.
@@ -140,6 +141,39 @@ impl Agent {
         self.child.wait()?;
         self.child = spawn(&self.release, &self.options, self.home.path(), &place)?;
         self.wait_ready()
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("process id")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
+
+    /// Asks the daemon to end (SIGTERM) and waits until it has.
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} (node {}) still runs {limit:?} after SIGTERM", self.release.label, self.node);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon again on the same home, after it has ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.release, &self.options, self.home.path(), &|_| {})?;
+        self.wait_ready()
+    }
+
+    /// Starts the daemon of another release on the same home, after this one has ended.
+    pub fn take_over(&mut self, release: &Release) -> Result<()> {
+        self.release = release.clone();
+        self.start_again()
     }
 
     /// Node id given by the registry.

@@ -2,5 +2,6 @@
 
 pub(crate) mod fs;
 pub(crate) mod net;
+pub(crate) mod process;
 pub(crate) mod udp;
 pub(crate) mod unix;

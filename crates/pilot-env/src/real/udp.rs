@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -21,6 +22,8 @@ pub(crate) struct RealUdp {
     state: UdpSocketState,
     local: SocketAddr,
     dual_stack: bool,
+    /// The last receive call failed.
+    failing: AtomicBool,
 }
 
 impl RealUdp {
@@ -47,11 +50,21 @@ impl RealUdp {
         let socket: std::net::UdpSocket = socket.into();
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let local = socket.local_addr()?;
-        Ok(Self { io: tokio::net::UdpSocket::from_std(socket)?, state, local, dual_stack })
+        Ok(Self {
+            io: tokio::net::UdpSocket::from_std(socket)?,
+            state,
+            local,
+            dual_stack,
+            failing: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn max_segments(&self) -> usize {
@@ -92,10 +105,14 @@ impl RealUdp {
         loop {
             let result = self.io.async_io(Interest::READABLE, || self.recv_once(batch)).await;
             match result {
-                Ok(()) if !batch.is_empty() => return,
+                Ok(()) if !batch.is_empty() => {
+                    self.failing.store(false, Ordering::Relaxed);
+                    return;
+                }
                 Ok(()) => {}
                 Err(e) if is_stranger_error(&e) => {}
                 Err(e) => {
+                    self.failing.store(true, Ordering::Relaxed);
                     tracing::warn!(error = %e, "udp receive failed; trying again");
                     tokio::time::sleep(READ_ERROR_PAUSE).await;
                 }

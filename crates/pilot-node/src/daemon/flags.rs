@@ -16,6 +16,9 @@ use crate::config::{DEFAULT_BEACON, DEFAULT_REGISTRY, DEFAULT_SOCKET, NodeConfig
 use crate::error::NodeError;
 use crate::webhook::WebhookTarget;
 
+use super::http;
+use super::log::{self, FileOptions, Format};
+
 /// Large enough for any use, small enough that nothing overflows.
 const MANY: u64 = 1 << 24;
 
@@ -74,6 +77,13 @@ pub(super) const PROGRAM: Program = Program {
         Flag::text("webhook-secret-file", "", "file with the key that signs what is posted (X-Pilot-Signature)"),
         Flag::one_of("log-level", &["debug", "info", "warn", "warning", "error"], "info", "what is logged"),
         Flag::one_of("log-format", &["text", "json"], "text", "how it is logged"),
+        Flag::text("log-file", "", "file to log to, rotated; empty: standard error"),
+        Flag::uint("log-max-mb", "10", 1, 10_000, "megabytes after which a new log file is begun"),
+        Flag::uint("log-keep", "5", 0, 100, "old log files kept"),
+        Flag::host_port("http", "", "address for /healthz, /readyz and /metrics, such as 127.0.0.1:9464; empty: none"),
+        Flag::switch("http-allow-remote", "let -http listen on an address that other machines reach"),
+        Flag::text("http-hosts", "", "names that HTTP requests may call this host by, separated by commas"),
+        Flag::text("pid-file", "", "file for the process number; empty: none"),
         Flag::switch("version", "print the version and end"),
     ],
 };
@@ -87,7 +97,7 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Numbers of a list, each named when it is none.
-fn numbers(flags: &Flags, name: &str) -> Result<Vec<u16>, NodeError> {
+pub(super) fn numbers(flags: &Flags, name: &str) -> Result<Vec<u16>, NodeError> {
     list(flags.text(name))
         .map(|word| word.parse().map_err(|_| bad(format!("-{name}: {word:?} is not a number from 0 to 65535"))))
         .collect()
@@ -176,11 +186,51 @@ fn dataexchange(flags: &Flags) -> DataExchange {
     offer
 }
 
-/// What the flags mean.
+/// Everything the program is told.
+pub(super) struct Settings {
+    pub(super) node: NodeConfig,
+    pub(super) log: log::Options,
+    pub(super) http: Option<http::Options>,
+    pub(super) pid_file: Option<PathBuf>,
+}
+
+/// What the flags mean, all of them.
 ///
 /// # Errors
 /// [`NodeError::Config`] names the flag.
-pub(super) fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
+pub(super) fn settings(flags: &Flags) -> Result<Settings, NodeError> {
+    let file = flags.non_empty("log-file").map(|path| FileOptions {
+        path: path.into(),
+        max_bytes: flags.uint("log-max-mb") * 1_000_000,
+        keep: u32::try_from(flags.uint("log-keep")).unwrap_or(u32::MAX),
+    });
+    let format = if flags.text("log-format") == "json" { Format::Json } else { Format::Text };
+    Ok(Settings {
+        node: config(flags)?,
+        log: log::Options { level: flags.text("log-level").to_owned(), format, file },
+        http: http_options(flags)?,
+        pid_file: flags.non_empty("pid-file").map(PathBuf::from),
+    })
+}
+
+fn http_options(flags: &Flags) -> Result<Option<http::Options>, NodeError> {
+    let Some(text) = flags.non_empty("http") else { return Ok(None) };
+    let addr = local_address(flags, "http")?;
+    if !addr.ip().is_loopback() && !flags.bool("http-allow-remote") {
+        let port = addr.port();
+        return Err(bad(format!(
+            "-http {text}: other machines can reach this address; use 127.0.0.1:{port}, or add -http-allow-remote if \
+             they may read the state and the metrics of this node"
+        )));
+    }
+    Ok(Some(http::Options { addr, hosts: list(flags.text("http-hosts")).map(str::to_owned).collect() }))
+}
+
+/// What the flags mean for the node.
+///
+/// # Errors
+/// [`NodeError::Config`] names the flag.
+fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
     let registry = flags.non_empty("registry").unwrap_or(DEFAULT_REGISTRY).to_owned();
     let mut config = NodeConfig { registry, ..NodeConfig::default() };
     if flags.bool("registry-tls") {
@@ -243,7 +293,7 @@ mod tests {
 
     fn parse(words: &[&str]) -> Result<NodeConfig, String> {
         let flags = PROGRAM.parse(words.iter().map(Into::into)).map_err(|e| e.to_string())?;
-        config(&flags).map_err(|e| e.to_string())
+        settings(&flags).map(|settings| settings.node).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -280,11 +330,28 @@ mod tests {
             (&["-registry-tls", "-registry-fingerprint", "12"], "64 hexadecimal digits"),
             (&["-listen", "example.com:1"], "example.com"),
             (&["-webhook", "ftp://x"], "webhook URL must start with http:// or https://"),
+            (&["-http", ":9464"], "-http-allow-remote"),
+            (&["-http", "192.0.2.7:9464"], "use 127.0.0.1:9464"),
+            (&["-http", "example.com:1"], "example.com"),
             (&["-no-such"], "no-such"),
         ] {
             let text = parse(words).err().unwrap_or_default();
             assert!(text.contains(part), "{words:?}: {text}");
         }
+    }
+
+    #[test]
+    fn http_listens_on_loopback_unless_told_otherwise_in_so_many_words() {
+        let http = |words: &[&str]| {
+            let flags = PROGRAM.parse(words.iter().map(Into::into)).unwrap();
+            settings(&flags).unwrap().http
+        };
+        assert_eq!(http(&[]), None);
+        assert_eq!(http(&["-http", "localhost:0"]).unwrap().addr, "127.0.0.1:0".parse().unwrap());
+        assert_eq!(http(&["-http=[::1]:9464"]).unwrap().addr, "[::1]:9464".parse().unwrap());
+        let open = http(&["-http", ":9464", "-http-allow-remote", "-http-hosts", "a.example, b.example"]).unwrap();
+        assert_eq!(open.addr, "[::]:9464".parse().unwrap());
+        assert_eq!(open.hosts, ["a.example", "b.example"]);
     }
 
     #[test]

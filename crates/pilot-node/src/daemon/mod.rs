@@ -1,25 +1,38 @@
-//! The program `pilot-daemon`: flags, logs, signals, and a [`Node`] in between.
+//! The program `pilot-daemon`: flags, logs, signals, the service manager, health and metrics, and a [`Node`] in between.
 
 mod flags;
+mod http;
+mod init;
+mod log;
+mod pid_file;
+mod reload;
+mod service;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use pilot_env::Env;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use pilot_env::args::Flags;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::NodeError;
 use crate::node::{Node, SHUTDOWN_DEADLINE};
+use flags::Settings;
+use log::Log;
+use pid_file::PidFile;
+use reload::Reload;
 
-/// Environment variable with log directives (`pilot_node=debug,warn`) that go before `-log-level`.
-const LOG_VARIABLE: &str = "PILOT_LOG";
-
-/// Runs the daemon until SIGINT or SIGTERM. `args` are without the program's name.
+/// Runs the daemon until SIGINT or SIGTERM. `args` are without the program's name. SIGHUP reads the settings again.
 ///
 /// Exit status: 0 after an orderly end, 1 when it could not start, 2 for a bad command line (06 §11.1).
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let flags = match flags::PROGRAM.parse(args) {
+    if init::is_needed()
+        && let Some(code) = init::run()
+    {
+        return code;
+    }
+    let flags = match flags::PROGRAM.parse(args.iter().cloned()) {
         Ok(flags) => flags,
         Err(error) => {
             if error.exit_status() == 0 {
@@ -35,38 +48,103 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         println!("pilot-daemon {}", crate::VERSION);
         return ExitCode::SUCCESS;
     }
-    start_log(flags.text("log-level"), flags.text("log-format"));
-    let config = match flags::config(&flags) {
-        Ok(config) => config,
+    let settings = match flags::settings(&flags) {
+        Ok(settings) => settings,
         Err(error) => return fail(&error, 2),
+    };
+    let log = match Log::start(&Env::real(), settings.log.clone()) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, 1),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(workers()).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&NodeError::Config(format!("cannot start threads: {error}")), 1),
     };
-    let status = runtime.block_on(async {
-        let node = match Node::start(Env::real(), config).await {
-            Ok(node) => node,
-            Err(error) => return fail(&error, 1),
-        };
-        tracing::info!(
-            version = crate::VERSION,
-            address = %node.address(),
-            udp = %node.local_addr(),
-            "daemon started"
-        );
-        wait_for_signal().await;
-        tracing::info!("stopping");
-        let stopping = node.shutdown(SHUTDOWN_DEADLINE);
-        tokio::select! {
-            () = stopping => {}
-            () = wait_for_signal() => tracing::warn!("second signal: stopped at once"),
+    let status = match runtime.block_on(run(args, flags, settings, &log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(code = error.code(), %error, "cannot start");
+            fail(&error, 1)
         }
-        ExitCode::SUCCESS
-    });
+    };
     // A task that does not end must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    log.flush();
     status
+}
+
+/// The daemon's life.
+async fn run(args: Vec<OsString>, flags: Flags, settings: Settings, log: &Log) -> Result<(), NodeError> {
+    // Before anything is promised, so that no signal finds us unprepared.
+    let mut signals = Asked::new()?;
+    let env = Env::real();
+    let starting = Node::start(env.clone(), settings.node);
+    let node = tokio::select! {
+        node = starting => node?,
+        () = signals.end() => {
+            tracing::info!("stopped while starting");
+            return Ok(());
+        }
+    };
+    let outcome = serve(&env, &node, &mut signals, (args, flags), settings.http, settings.pid_file, log).await;
+    service::stopping();
+    tracing::info!("stopping");
+    tokio::select! {
+        () = node.shutdown(SHUTDOWN_DEADLINE) => tracing::info!("stopped"),
+        () = signals.end() => tracing::warn!("second signal: stopped at once"),
+    }
+    outcome
+}
+
+/// From the moment the node runs until somebody asks for its end.
+async fn serve(
+    env: &Env,
+    node: &Node,
+    signals: &mut Asked,
+    (args, flags): (Vec<OsString>, Flags),
+    http: Option<http::Options>,
+    pid_file: Option<std::path::PathBuf>,
+    log: &Log,
+) -> Result<(), NodeError> {
+    let monitor = node.monitor();
+    let http = match http {
+        None => None,
+        Some(options) => {
+            let addr = options.addr;
+            let server = http::Server::start(env, options, monitor.clone(), log.stats())
+                .map_err(|source| NodeError::Http { addr, source })?;
+            // Whoever starts us learns the port of `:0` here; nobody may be reading, which is no reason to stop.
+            if addr.port() == 0 {
+                let _ = writeln!(std::io::stdout(), "http {}", server.addr());
+            }
+            tracing::info!(port = server.addr().port(), "serving health and metrics over HTTP");
+            Some(server)
+        }
+    };
+    let _pid_file = match pid_file {
+        None => None,
+        Some(path) => Some(PidFile::write(env, path)?),
+    };
+    let udp_port = node.local_addr().port();
+    tracing::info!(version = crate::VERSION, address = %node.address(), udp_port, "daemon started");
+    service::ready(&monitor);
+    let attending = tokio::spawn(service::attend(env.clone(), monitor.clone()));
+    let mut reload = Reload::new(args, flags);
+    loop {
+        match signals.next().await {
+            Wish::End => break,
+            Wish::Reload => {
+                service::reloading();
+                reload.run(node, log).await;
+                service::ready(&monitor);
+            }
+        }
+    }
+    attending.abort();
+    if let Some(http) = http {
+        http.shutdown().await;
+    }
+    Ok(())
 }
 
 /// One thread moves some 300 MB/s; more threads only help hosts with cores to spare.
@@ -81,25 +159,44 @@ fn fail(error: &NodeError, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-fn start_log(level: &str, format: &str) {
-    let level = if level == "warning" { "warn" } else { level };
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process keeps the first one's log.
-    let _ = match format {
-        "json" => builder.json().try_init(),
-        _ => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-    };
+/// The signals a daemon obeys.
+struct Asked {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-async fn wait_for_signal() {
-    // Registration fails only where signals do not exist; then nothing ends the daemon but a kill.
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+impl Asked {
+    fn new() -> Result<Self, NodeError> {
+        let listen =
+            |kind| signal(kind).map_err(|error| NodeError::Config(format!("cannot listen for signals: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
+
+    /// SIGTERM or SIGINT.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// The next of all three.
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.hangup.recv() => Wish::Reload,
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Wish {
+    End,
+    Reload,
 }

@@ -24,7 +24,7 @@ use pilot_proto::endpoint::{ConnId, DialError, EPHEMERAL_FIRST, Endpoint, Endpoi
 use pilot_proto::stream::StreamEvent;
 use pilot_wire::SocketAddress;
 use rustc_hash::FxHashMap;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::events::EventBus;
 use crate::events::reports::Reporter;
@@ -238,6 +238,8 @@ pub(crate) struct Engine {
     /// Wakes the driver: an earlier deadline, or a send that is blocked.
     wake: Notify,
     send_errors: AtomicU64,
+    /// Rounds of the driver: it is alive when this moves after a wake-up.
+    turns: watch::Sender<u64>,
 }
 
 impl Engine {
@@ -270,6 +272,7 @@ impl Engine {
             dirty: AtomicBool::new(false),
             wake: Notify::new(),
             send_errors: AtomicU64::new(0),
+            turns: watch::Sender::new(0),
         };
         (Arc::new(engine), receiver)
     }
@@ -282,6 +285,28 @@ impl Engine {
     /// Send calls that the operating system refused (unreachable network, too large for the path).
     pub(crate) fn send_errors(&self) -> u64 {
         self.send_errors.load(Ordering::Relaxed)
+    }
+
+    /// Whether the driver makes a round within `limit` after being woken. Takes no lock: it tells of a core that somebody
+    /// holds for ever, too.
+    pub(crate) async fn is_turning(&self, limit: Duration) -> bool {
+        let mut turns = self.turns.subscribe();
+        turns.mark_unchanged();
+        self.wake.notify_one();
+        // The sender lives in `self`.
+        matches!(tokio::time::timeout(limit, turns.changed()).await, Ok(Ok(())))
+    }
+
+    /// Whether reception from the network fails now.
+    pub(crate) fn is_receive_failing(&self) -> bool {
+        self.socket.is_failing()
+    }
+
+    /// Notices that wait for the node's own tasks, and how many may.
+    pub(crate) fn notices(&self) -> (usize, usize) {
+        let core = self.core.lock();
+        let (most, room) = (core.notices.max_capacity(), core.notices.capacity());
+        (most - room, most)
     }
 
     /// Changes the core, hands out the events this caused, and sends what became ready.
@@ -389,6 +414,7 @@ impl Engine {
     pub(crate) async fn drive(self: Arc<Self>) {
         let mut batch = RecvBatch::new();
         loop {
+            self.turns.send_modify(|turns| *turns += 1);
             let now = self.env.now();
             let deadline = {
                 let mut core = self.core.lock();

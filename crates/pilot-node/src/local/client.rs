@@ -151,6 +151,14 @@ impl State {
             || self.gone
     }
 
+    /// Adds what waits here to the sums over all clients.
+    pub(super) fn add_queues(&self, sums: &mut super::Queues) {
+        sums.frames += self.frames.len() as u64;
+        sums.pending += self.pending_bytes as u64;
+        sums.datagrams += self.datagram_bytes as u64;
+        sums.datagrams_dropped += self.datagrams_dropped;
+    }
+
     /// Whether more may be read from the client.
     pub(super) fn accepts_input(&self) -> bool {
         self.replies.outstanding() < MAX_OUTSTANDING

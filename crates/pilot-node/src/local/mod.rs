@@ -18,6 +18,7 @@ mod texts;
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -46,12 +47,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The programs connected now.
 #[derive(Default)]
-pub(crate) struct Clients(Mutex<Vec<Arc<Client>>>);
+pub(crate) struct Clients(
+    Mutex<Vec<Arc<Client>>>,
+    /// Datagrams that clients who have left were too slow for.
+    AtomicU64,
+);
+
+/// Sums over all clients.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Queues {
+    /// Bytes of replies and notices.
+    pub(crate) frames: u64,
+    /// Bytes sent on streams whose peers do not keep up.
+    pub(crate) pending: u64,
+    /// Bytes of datagrams.
+    pub(crate) datagrams: u64,
+    /// Datagrams dropped because their clients were too slow, since the start.
+    pub(crate) datagrams_dropped: u64,
+}
 
 impl Clients {
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
+    }
+
+    /// What waits in the queues of all clients together.
+    pub(crate) fn queues(&self) -> Queues {
+        let mut queues = Queues { datagrams_dropped: self.1.load(Ordering::Relaxed), ..Queues::default() };
+        for client in self.0.lock().iter() {
+            client.state.lock().add_queues(&mut queues);
+        }
+        queues
     }
 
     /// Tells every client's tasks to finish what they have to say and end.
@@ -136,6 +163,7 @@ async fn serve_client(node: Arc<Shared>, client: Arc<Client>, stream: UnixStream
         }
     }
     node.clients.0.lock().retain(|other| !Arc::ptr_eq(other, &client));
+    node.clients.1.fetch_add(client.state.lock().datagrams_dropped, Ordering::Relaxed);
     pump::depart(node.engine.clone(), client).await;
 }
 

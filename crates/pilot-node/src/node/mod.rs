@@ -1,6 +1,9 @@
 //! A running node: identity, engine, registry session, trust, services and the local server, joined.
 
+mod holder;
 mod info;
+mod metrics;
+mod monitor;
 mod notices;
 mod session;
 
@@ -32,6 +35,9 @@ use crate::store::{Memory, Store};
 use crate::trust::TrustService;
 use crate::webhook::{Webhook, WebhookTarget};
 
+pub(crate) use metrics::Metrics;
+pub use monitor::{Check, Monitor, Readiness};
+
 /// Mode of the local socket: this user only (03 §1).
 const SOCKET_MODE: u32 = 0o600;
 /// How long [`Node::start`] waits for the first registration. A node whose registry is down starts all the same.
@@ -60,6 +66,10 @@ pub(crate) struct Status {
     pub(crate) registered_before: bool,
     /// Why the last registration failed, or empty.
     pub(crate) registry_error: String,
+    /// The hostname that the settings name.
+    pub(crate) configured_hostname: String,
+    /// The visibility that the settings name.
+    pub(crate) configured_public: bool,
 }
 
 /// All parts of one node. Everything in it may be used from any task.
@@ -78,7 +88,7 @@ pub(crate) struct Shared {
     /// What services offer to local programs.
     pub(crate) methods: Methods,
     pub(crate) store: Arc<Store>,
-    pub(crate) memory: Mutex<Memory>,
+    pub(crate) memory: Arc<Mutex<Memory>>,
     pub(crate) status: Mutex<Status>,
     /// Raised when the endpoint to register has changed.
     pub(crate) endpoint_changed: Notify,
@@ -113,14 +123,26 @@ impl Shared {
     /// Claims a hostname at the registry and remembers it.
     pub(crate) async fn set_hostname(&self, hostname: String) -> Result<Value, DirectoryError> {
         let answer = self.directory.set_hostname(&hostname).await?;
-        self.status.lock().hostname = hostname;
+        let configured = {
+            let mut status = self.status.lock();
+            status.hostname.clone_from(&hostname);
+            status.configured_hostname.clone()
+        };
+        self.memory.lock().set_hostname(hostname, configured);
+        self.remember_now().await;
         Ok(answer)
     }
 
     /// Changes who may learn our endpoint, and remembers it.
     pub(crate) async fn set_visibility(&self, public: bool) -> Result<Value, DirectoryError> {
         let answer = self.directory.set_visibility(public).await?;
-        self.status.lock().public = public;
+        let configured = {
+            let mut status = self.status.lock();
+            status.public = public;
+            status.configured_public
+        };
+        self.memory.lock().set_public(public, configured);
+        self.remember_now().await;
         Ok(answer)
     }
 
@@ -148,9 +170,19 @@ impl Shared {
         Ok(target.signed(secret.to_vec()))
     }
 
-    /// Replaces the tags; the session sets them again after the registry has forgotten them.
+    /// Replaces the tags; they are set again after the registry has forgotten them, and after a restart.
     pub(crate) async fn set_tags(&self, tags: Vec<String>) -> Result<Value, DirectoryError> {
-        self.directory.set_tags(tags).await
+        let answer = self.directory.set_tags(tags.clone()).await?;
+        self.memory.lock().set_tags(tags);
+        self.remember_now().await;
+        Ok(answer)
+    }
+
+    /// What was acknowledged is on disk before the acknowledgement leaves.
+    async fn remember_now(&self) {
+        let (store, memory) = (self.store.clone(), self.memory.clone());
+        // It fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || store.save_memory(&memory)).await;
     }
 }
 
@@ -178,6 +210,9 @@ impl Node {
     /// [`NodeError`] names what is wrong and the remedy. Nothing is left running.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Self, NodeError> {
         config.stream.validate()?;
+        if let Some(identity) = &config.identity {
+            holder::check(&env, identity).await?;
+        }
         let (store, identity) = Store::open(&env, config.identity.as_deref())?;
         let store = Arc::new(store);
         let memory = store.load_memory();
@@ -202,15 +237,22 @@ impl Node {
             node: memory.node,
             owner: config.owner.clone(),
             version: crate::VERSION.to_owned(),
-            hostname: Some(config.hostname.clone()).filter(|hostname| !hostname.is_empty()),
-            public: Some(config.public),
+            hostname: Some(memory.hostname(&config.hostname)).filter(|hostname| !hostname.is_empty()),
+            public: Some(memory.public(config.public)),
+            tags: memory.tags(),
             heartbeat: config.keepalive,
             ..DirectoryConfig::new(identity.clone())
         };
         let (directory, link, session) = Directory::start(env.clone(), target, wanted);
         let trust = TrustService::load(&env, &store, &config, &identity, memory.node)?;
         let started = env.now();
-        let status = Status { hostname: config.hostname.clone(), public: config.public, ..Status::default() };
+        let status = Status {
+            hostname: memory.hostname(&config.hostname),
+            public: memory.public(config.public),
+            configured_hostname: config.hostname.clone(),
+            configured_public: config.public,
+            ..Status::default()
+        };
         let shared = Arc::new(Shared {
             node_id: watch::Sender::new(memory.node),
             registered: watch::Sender::new(false),
@@ -225,7 +267,7 @@ impl Node {
             methods: Methods::default(),
             env,
             store,
-            memory: Mutex::new(memory),
+            memory: Arc::new(Mutex::new(memory)),
             status: Mutex::new(status),
             endpoint_changed: Notify::new(),
             polls: watch::Sender::new(0),
@@ -389,6 +431,11 @@ impl Node {
         self.shared.info()
     }
 
+    /// A look at this node from outside, for health checks and metrics.
+    pub fn monitor(&self) -> Monitor {
+        Monitor { shared: self.shared.clone() }
+    }
+
     /// Claims or (empty) gives up a hostname.
     ///
     /// # Errors
@@ -403,6 +450,38 @@ impl Node {
     /// [`DirectoryError`].
     pub async fn set_visibility(&self, public: bool) -> Result<Value, DirectoryError> {
         self.shared.set_visibility(public).await
+    }
+
+    /// Claims the hostname that the settings name now.
+    pub(crate) async fn configure_hostname(&self, hostname: &str) -> Result<Value, DirectoryError> {
+        let before = std::mem::replace(&mut self.shared.status.lock().configured_hostname, hostname.to_owned());
+        let outcome = self.shared.set_hostname(hostname.to_owned()).await;
+        if outcome.is_err() {
+            self.shared.status.lock().configured_hostname = before;
+        }
+        outcome
+    }
+
+    /// Takes the visibility that the settings name now.
+    pub(crate) async fn configure_visibility(&self, public: bool) -> Result<Value, DirectoryError> {
+        let before = std::mem::replace(&mut self.shared.status.lock().configured_public, public);
+        let outcome = self.shared.set_visibility(public).await;
+        if outcome.is_err() {
+            self.shared.status.lock().configured_public = before;
+        }
+        outcome
+    }
+
+    /// Opens these ports to everybody, trusted or not, and no others.
+    pub(crate) fn set_public_ports(&self, ports: &[u16]) {
+        self.shared.engine.with(|core, now| {
+            for port in core.endpoint.info(now).public_ports {
+                core.endpoint.set_public_port(port, ports.contains(&port));
+            }
+            for port in ports {
+                core.endpoint.set_public_port(*port, true);
+            }
+        });
     }
 
     /// Ends everything in an orderly way: streams get their end, clients their CloseOK, the registry a farewell. Returns

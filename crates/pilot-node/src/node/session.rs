@@ -21,6 +21,10 @@ const ROUTE_CHECK: Duration = Duration::from_secs(1);
 const TELL_AGAIN: u32 = 16;
 /// How often the beacon's name is looked up again until it has an address.
 const BEACON_RETRY: Duration = Duration::from_secs(5);
+/// At the end of the node, local programs that are silent this long have been heard out …
+const QUIET: Duration = Duration::from_millis(100);
+/// … and those that are not, after this long.
+const TAKE_IN: Duration = Duration::from_secs(2);
 
 /// Keeps this node registered until the task is aborted.
 pub(super) async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<DirectoryEvent>) {
@@ -170,7 +174,11 @@ async fn watch_routes(shared: &Shared) {
 /// Resolves once a first registration has failed, so that a start need not wait any longer.
 pub(super) async fn first_failure(shared: &Shared) {
     let mut state = shared.directory.state();
-    let _ = state.wait_for(|state| matches!(state, LinkState::Down(_))).await;
+    let Ok(failed) = state.wait_for(|state| matches!(state, LinkState::Down(_))).await else { return };
+    // Whoever looks next, once the node has started, learns the reason; `watch_link` may still be on its way to it.
+    if let LinkState::Down(reason) = &*failed {
+        not_registered(shared, &format!("registry: {reason}"));
+    }
 }
 
 /// Gives the endpoint its beacon, and waits a moment for the answer.
@@ -239,8 +247,30 @@ impl Shared {
 
 /// Ends every stream and waits until all are gone.
 pub(super) async fn drain_streams(shared: &Arc<Shared>) {
+    take_in(shared).await;
     shared.engine.with(|core, now| core.close_all(now));
     while shared.engine.with(|core, now| core.undelivered(now)) {
         shared.env.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until local programs' bytes are in the core: what a program wrote before the end belongs before the end of its
+/// stream, also when it still stands in its socket. A program that never pauses is cut off after [`TAKE_IN`].
+async fn take_in(shared: &Arc<Shared>) {
+    let until = shared.env.now() + TAKE_IN;
+    let taken = || {
+        let info = shared.engine.look(|core, now| core.endpoint.info(now));
+        let bytes = info.conns.iter().map(|conn| conn.stats.bytes_sent + conn.stats.send_queue).sum::<u64>();
+        (info.conns.is_empty(), bytes)
+    };
+    let (mut idle, mut before) = taken();
+    let mut still_since = shared.env.now();
+    while !idle && shared.env.now() < until {
+        shared.env.sleep(Duration::from_millis(5)).await;
+        let (none, bytes) = taken();
+        if bytes != before || shared.clients.queues().pending > 0 {
+            (before, still_since) = (bytes, shared.env.now());
+        }
+        idle = none || shared.env.now().saturating_duration_since(still_since) >= QUIET;
     }
 }

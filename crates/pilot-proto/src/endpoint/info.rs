@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pilot_wire::SocketAddress;
 
+use super::conns::{Conn, Origin};
 use super::peers::Link;
 use super::{ConnId, Endpoint, gate};
 use crate::stream::{State, Stats};
@@ -51,6 +52,51 @@ pub struct Counters {
     pub events_dropped: u64,
     /// Punches sent.
     pub punches_sent: u64,
+}
+
+/// What all connections did since the endpoint was made, those that have ended included: none of these ever decreases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamTotals {
+    /// Connections that we opened and that came about.
+    pub dialled: u64,
+    /// Connections that peers opened and that were given to an application.
+    pub accepted: u64,
+    /// Payload bytes sent for the first time.
+    pub bytes_sent: u64,
+    /// Payload bytes received, duplicates included.
+    pub bytes_recv: u64,
+    /// Data segments sent for the first time.
+    pub segs_sent: u64,
+    /// Data segments received, duplicates included.
+    pub segs_recv: u64,
+    /// Segments repeated after a time-out.
+    pub retransmits: u64,
+    /// Segments repeated without waiting for a time-out.
+    pub fast_retx: u64,
+    /// Packets ignored because a number in them cannot be.
+    pub invalid: u64,
+    /// Data segments dropped because they lie beyond what was advertised.
+    pub overrun: u64,
+}
+
+impl StreamTotals {
+    /// Adds one connection.
+    pub(super) fn add(&mut self, conn: &Conn) {
+        match conn.origin {
+            Origin::Dialled => self.dialled += 1,
+            Origin::Accepted => self.accepted += 1,
+            Origin::Dialling(_) | Origin::HalfOpen { .. } => {}
+        }
+        let stats = conn.stream.stats();
+        self.bytes_sent += stats.bytes_sent;
+        self.bytes_recv += stats.bytes_recv;
+        self.segs_sent += stats.segs_sent;
+        self.segs_recv += stats.segs_recv;
+        self.retransmits += stats.retransmits;
+        self.fast_retx += stats.fast_retx;
+        self.invalid += stats.invalid;
+        self.overrun += stats.overrun;
+    }
 }
 
 /// One peer.
@@ -108,6 +154,8 @@ pub struct EndpointInfo {
     pub node: u32,
     /// Counts.
     pub counters: Counters,
+    /// What all connections did, ended ones included.
+    pub streams: StreamTotals,
     /// Peers with state, by node id.
     pub peers: Vec<PeerInfo>,
     /// Connections, by id.
@@ -168,9 +216,12 @@ impl Endpoint {
             })
             .collect();
         conns.sort_unstable_by_key(|c| c.id);
+        let mut streams = self.ended;
+        self.conns.iter().for_each(|(_, conn)| streams.add(conn));
         EndpointInfo {
             node: self.node,
             counters: self.counters,
+            streams,
             peers,
             conns,
             ports: self.ports.list(),

@@ -57,7 +57,7 @@ pub use events::{
 };
 pub use gate::{DATA_PORT, HANDSHAKE_PORT};
 pub use greeting::WIDE_SEGMENT;
-pub use info::{ConnInfo, Counters, EndpointInfo, PeerInfo};
+pub use info::{ConnInfo, Counters, EndpointInfo, PeerInfo, StreamTotals};
 pub use ports::EPHEMERAL_FIRST;
 pub use streams::{Flow, HalfClose};
 pub use transmit::{MAX_BATCH, MAX_BATCH_BYTES};
@@ -125,6 +125,8 @@ pub struct Endpoint {
     twin: Option<Vec<u8>>,
     events: VecDeque<Event>,
     counters: Counters,
+    /// What connections did that have ended.
+    ended: StreamTotals,
     exchange_by_ip: Limiter<IpAddr>,
     exchange_by_node: Limiter<(u32, bool)>,
     exchange_global: Bucket,
@@ -176,6 +178,7 @@ impl Endpoint {
             twin: None,
             events: VecDeque::new(),
             counters: Counters::default(),
+            ended: StreamTotals::default(),
             exchange_by_ip: Limiter::new(limits::KEY_EXCHANGE_RATE),
             exchange_by_node: Limiter::new(limits::KEY_EXCHANGE_RATE),
             exchange_global: Bucket::new(now, limits::KEY_EXCHANGE_GLOBAL),

@@ -427,6 +427,7 @@ impl Endpoint {
     pub(super) fn remove_conn(&mut self, slot: usize) {
         let Some(mut conn) = self.conns.remove(slot) else { return };
         self.timers.disarm(Owner::Conn(slot), &mut conn.armed);
+        self.ended.add(&conn);
         if conn.counted && !matches!(conn.origin, Origin::Dialling(_) | Origin::Dialled) {
             self.ports.connection_gone(conn.tuple.local_port);
         }

@@ -1,8 +1,9 @@
 //! `trust.json` (05 §3.7, 07 §13): read as every release writes it, written so that every release reads it.
 //!
-//! Fields we do not know are kept, in the file and in each entry. Ours on top of the official ones: `outgoing` (so that
-//! an answer still counts after a restart), and in `revoked` the fields `hold` (a person ended trust: no policy restores
-//! it) and `untold_since` (the peer has not been told yet).
+//! Fields we do not know are kept, in the file and in each entry. Daemons of 1.18.0 keep `outgoing` too (so that an answer
+//! still counts after a restart), with the field `sent_at`; an earlier name of ours, `requested_at`, is read. A list of
+//! another form than theirs would make them forget the whole file. Ours on top, in `revoked`: `hold` (a person ended
+//! trust: no policy restores it) and `untold_since` (the peer has not been told yet).
 
 use pilot_wire::{base64, json};
 use serde_json::{Map, Value};
@@ -167,7 +168,8 @@ impl Trust {
         }
         for mut entry in entries(&mut file, "outgoing", MAX_OUTGOING)? {
             let node = entry.node()?;
-            let outgoing = Outgoing { requested_at: entry.time("requested_at"), unknown: entry.fields };
+            let requested_at = entry.time("sent_at").max(entry.time("requested_at"));
+            let outgoing = Outgoing { requested_at, unknown: entry.fields };
             fresh.outgoing.insert(node, outgoing);
         }
         self.trusted = fresh.trusted;
@@ -233,7 +235,7 @@ impl Trust {
             self.outgoing.iter().map(|(node, o)| {
                 let mut entry = Object::default();
                 entry.field("node_id", Value::from(*node));
-                entry.field("requested_at", Value::from(format_rfc3339(o.requested_at)));
+                entry.field("sent_at", Value::from(format_rfc3339(o.requested_at)));
                 entry.unknown(Some(&o.unknown));
                 entry
             }),

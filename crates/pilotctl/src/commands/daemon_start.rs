@@ -28,8 +28,6 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Lines of the log that are shown when it died.
 const LOG_LINES: usize = 8;
-/// Size at which the log of earlier runs is put aside, in bytes.
-const LOG_LIMIT: u64 = 10 << 20;
 
 pub(crate) const COMMAND: Command = Command {
     name: "daemon start",
@@ -69,12 +67,14 @@ async fn run(app: &App, args: &Args) -> Outcome {
         return Err(CliError::internal(format!("start the daemon: {error}")));
     }
     let log_path = app.home.log_path();
-    rotate(&log_path);
     let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let internal = |what: &str, error: std::io::Error| CliError::internal(format!("{what}: {error}"));
     let log = log.map_err(|error| internal(&format!("open {}", log_path.display()), error))?;
     let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let errors = log.try_clone().map_err(|error| internal("open the log twice", error))?;
+    // The daemon rotates its log (06 §24.30). What it says outside of it, at a failed start for one, is appended too.
+    let mut flags = flags;
+    flags.push(log_flag(&log_path));
     let mut child = process::again(DAEMON_RUN, flags)?
         .env(DETACH_VARIABLE, "1")
         .stdin(Stdio::null())
@@ -227,15 +227,14 @@ async fn wait_ready(app: &App, child: &mut Child, socket: &str) -> Result<Value,
     Err(NotReady::Slow(why))
 }
 
+fn log_flag(path: &Path) -> OsString {
+    let mut flag = OsString::from("-log-file=");
+    flag.push(path);
+    flag
+}
+
 fn write_pid(path: &Path, pid: u32) -> std::io::Result<()> {
     use std::io::Write;
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     write!(file, "{pid}")
-}
-
-/// Puts the log of earlier runs aside when it has grown (06 §24.30). Best effort: a log is not worth a failed start.
-fn rotate(path: &Path) {
-    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
-        let _ = fs::rename(path, path.with_extension("log.1"));
-    }
 }

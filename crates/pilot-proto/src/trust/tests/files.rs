@@ -26,7 +26,7 @@ fn unknown_fields_are_kept_in_the_file_and_in_each_entry() {
                      "mutual": true, "badge": {"a": [1, 2]}}],
         "pending": [{"node_id": 3, "received_at": "2026-02-27T12:11:12+02:00", "source": "relay"}],
         "revoked": [{"node_id": 4, "until": "2099-01-01T00:00:00Z", "why": "x"}],
-        "outgoing": [{"node_id": 5, "requested_at": "2026-01-01T00:00:00Z", "via": "cli"}],
+        "outgoing": [{"node_id": 5, "sent_at": "2026-01-01T00:00:00Z", "via": "cli"}],
         "version": 3,
     });
     let trust = loaded(&text.to_string()).unwrap();
