@@ -26,10 +26,11 @@ mod trust;
 
 pub use config::NodeConfig;
 pub use directory::DirectoryError;
-pub use engine::{DialFailed, NodeListener, NodeStream};
+pub use engine::{DialFailed, NodeDatagram, NodeDatagrams, NodeListener, NodeStream};
 pub use error::NodeError;
 pub use events::{EventStream, MissedEvents, NodeEvent};
 pub use node::{Node, SHUTDOWN_DEADLINE};
+pub use pilot_proto::endpoint::HalfClose;
 pub use trust::{TrustFailed, TrustService};
 
 /// Version of this program, as registry and peers see it.

@@ -8,6 +8,7 @@
 //! Lock order: `sender`, then `core`, then whatever an owner holds inside its callbacks. Owners never take `core` inside
 //! a callback.
 
+mod datagrams;
 mod listener;
 mod stream;
 
@@ -26,6 +27,7 @@ use pilot_wire::SocketAddress;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 
+pub use datagrams::{NodeDatagram, NodeDatagrams};
 pub use listener::NodeListener;
 pub use stream::{DialFailed, NodeStream};
 
