@@ -88,10 +88,14 @@ fn run() -> Result<()> {
         return Ok(());
     }
     isolate::loopback_up()?;
-    let mut products = vec![ours()];
+    let mut products = vec![(ours(), ours().label, true)];
     if options.official != "none" {
-        products.push(Official::obtain(&options.official).map_err(|e| anyhow::anyhow!("{e}"))?.release());
+        let official = Official::obtain(&options.official).map_err(|e| anyhow::anyhow!("{e}"))?.release();
+        let label = official.label.clone();
+        products.push((official, label, true));
     }
+    // The same daemon through the local socket of February, to see what the extended one costs or gains.
+    products.push((ours(), format!("{}, old local socket", ours().label), false));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(streams) = options.idle_streams {
         let mut rows = Vec::new();
@@ -104,15 +108,16 @@ fn run() -> Result<()> {
         return Ok(());
     }
     let mut rows = Vec::new();
-    for product in &products {
-        eprintln!("measuring {} ...", product.label);
-        rows.push((product.label.clone(), measure(&runtime, product, &options)?));
+    for (product, label, extended) in &products {
+        eprintln!("measuring {label} ...");
+        rows.push((label.clone(), measure(&runtime, product, *extended, &options)?));
     }
     print_table(&rows, &options);
     Ok(())
 }
 
-fn measure(runtime: &tokio::runtime::Runtime, product: &Release, options: &Options) -> Result<Figures> {
+/// `extended`: whether the client uses the extended local socket where the daemon serves it.
+fn measure(runtime: &tokio::runtime::Runtime, product: &Release, extended: bool, options: &Options) -> Result<Figures> {
     let rendezvous = RendezvousProcess::start()?;
     let agent = |name: &str| {
         Agent::start(product, &AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public())
@@ -125,13 +130,14 @@ fn measure(runtime: &tokio::runtime::Runtime, product: &Release, options: &Optio
     let mut figures = Figures { idle_rss_mb, ..Figures::default() };
     let (socket_a, socket_b) = (a.socket(), b.socket());
     runtime.block_on(async {
-        let client = Driver::connect(&socket_a).await?;
+        let local = pilot::Options::default().extension(extended);
+        let client = Driver::connect_with(&socket_a, local.clone()).await?;
+        let server = Driver::connect_with(&socket_b, local).await?;
         let mut rates = Vec::new();
         for round in 0..options.rounds {
             let port = SINK_PORT + u16::try_from(round)?;
-            rates.push(
-                transfer(&client, &socket_b, SocketAddress::new(target, port), options.size_mb * 1_000_000).await?,
-            );
+            rates
+                .push(transfer(&client, &server, SocketAddress::new(target, port), options.size_mb * 1_000_000).await?);
         }
         rates.sort_by(f64::total_cmp);
         figures.transfer_best = rates.last().copied().unwrap_or_default();
@@ -163,8 +169,7 @@ fn measure(runtime: &tokio::runtime::Runtime, product: &Release, options: &Optio
 }
 
 /// One way, application to application; the clock stops when the receiver has said that it has everything.
-async fn transfer(client: &Driver, receiver: &Path, target: SocketAddress, bytes: usize) -> Result<f64> {
-    let server = Driver::connect(receiver).await?;
+async fn transfer(client: &Driver, server: &Driver, target: SocketAddress, bytes: usize) -> Result<f64> {
     let listener = server.listen(target.port).await?;
     let sink = tokio::spawn(async move {
         let mut stream = listener.accept().await?;

@@ -28,10 +28,11 @@ mod webhook;
 
 pub use config::NodeConfig;
 pub use directory::DirectoryError;
-pub use engine::{DialFailed, NodeListener, NodeStream};
+pub use engine::{DialFailed, NodeDatagram, NodeDatagrams, NodeListener, NodeStream};
 pub use error::NodeError;
 pub use events::{EventStream, MissedEvents, NodeEvent};
 pub use node::{Check, Monitor, Node, Readiness, SHUTDOWN_DEADLINE};
+pub use pilot_proto::endpoint::HalfClose;
 pub use trust::{TrustFailed, TrustService};
 pub use webhook::WebhookTarget;
 

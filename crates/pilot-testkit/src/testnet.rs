@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -53,19 +54,24 @@ impl TestNet {
     /// One more node, after `change` to its settings. Returns its index.
     pub async fn add(&mut self, change: impl FnOnce(&mut NodeConfig)) -> Result<usize> {
         let home = tempfile::Builder::new().prefix("testnet").tempdir()?;
-        let mut config = NodeConfig {
-            registry: self.rendezvous.registry_addr().to_string(),
-            beacon: Some(self.rendezvous.beacon_addr().to_string()),
-            listen: ([127, 0, 0, 1], 0).into(),
-            identity: Some(home.path().join("identity.key")),
-            socket: Some(home.path().join("pilot.sock")),
-            ..NodeConfig::default()
-        };
+        let mut config = self.config(home.path());
         change(&mut config);
         let node = Node::start(Env::real(), config.clone()).await?;
         patient("registration", node.registered()).await?;
         self.members.push(Member { node, config, home });
         Ok(self.members.len() - 1)
+    }
+
+    /// The settings of a node in this network, with its files in `home`.
+    pub fn config(&self, home: &Path) -> NodeConfig {
+        NodeConfig {
+            registry: self.rendezvous.registry_addr().to_string(),
+            beacon: Some(self.rendezvous.beacon_addr().to_string()),
+            listen: ([127, 0, 0, 1], 0).into(),
+            identity: Some(home.join("identity.key")),
+            socket: Some(home.join("pilot.sock")),
+            ..NodeConfig::default()
+        }
     }
 
     /// Number of nodes.
@@ -98,10 +104,14 @@ impl TestNet {
         SocketAddress::new(Address::backbone(self.id(i)), port)
     }
 
+    /// Its local socket.
+    pub fn socket(&self, i: usize) -> PathBuf {
+        self.members[i].home.path().join("pilot.sock")
+    }
+
     /// A driver on its local socket.
     pub async fn driver(&self, i: usize) -> Result<Driver> {
-        let member = &self.members[i];
-        Ok(patient("driver", Driver::connect(member.home.path().join("pilot.sock"))).await??)
+        Ok(patient("driver", Driver::connect(self.socket(i))).await??)
     }
 
     /// Lets two nodes trust each other: `a` asks, `b` approves.

@@ -1,6 +1,8 @@
 //! What applications import to talk over Pilot.
 //!
-//! A daemon on the same host owns the tunnels; [`Driver`] talks to it over its Unix socket. Any official daemon will do.
+//! A daemon on the same host owns the tunnels; [`Driver`] talks to it over its Unix socket. Any official daemon will do;
+//! ours serves more, and what an official one cannot do fails by name. With the feature `node` a program can carry a node
+//! inside; [`Pilot`] is the interface to either.
 //!
 //! ```no_run
 //! use pilot::Driver;
@@ -54,18 +56,29 @@
 mod datagram;
 mod deadline;
 mod driver;
+#[cfg(feature = "node")]
+mod embedded;
 mod error;
 mod extended;
 mod listener;
+mod pilot;
 mod plain;
 mod stream;
 
 pub use datagram::Datagram;
 pub use deadline::Deadlines;
-pub use driver::{ConnectionState, ConnectionStates, DEFAULT_SOCKET, Driver, Options, SOCKET_VARIABLE};
+pub use driver::{
+    ConnectionState, ConnectionStates, DEFAULT_SOCKET, Driver, Options, SOCKET_VARIABLE, default_sockets,
+};
+#[cfg(feature = "node")]
+pub use embedded::Embedded;
 pub use error::{CloseReason, Error, HalfCloseLack, StreamError};
 pub use extended::events::{Event, Events};
 pub use listener::Listener;
+pub use pilot::Pilot;
+#[cfg(feature = "node")]
+#[doc(no_inline)]
+pub use pilot_node as node;
 pub use pilot_wire::ipc::NetworkCommand;
 pub use pilot_wire::{Address, SocketAddress};
 pub use plain::link::Transport;

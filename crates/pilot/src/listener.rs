@@ -12,8 +12,9 @@ use pilot_wire::SocketAddress;
 use crate::error::Error;
 use crate::stream::Stream;
 
-/// Streams that wait to be accepted; further ones are refused. Enough for a hundred clients that come at once.
-pub(crate) const BACKLOG: usize = 256;
+/// Streams that wait to be accepted; further ones are refused. More than the 64 of the official driver: hundreds of peers
+/// may come within one turn of the accepting task (07 §16.31).
+pub(crate) const BACKLOG: usize = 1024;
 
 /// One way to a bound port. Dropping it frees the port.
 pub(crate) trait Door: Send + Sync {
@@ -28,7 +29,7 @@ pub(crate) trait Door: Send + Sync {
 /// A bound port. Streams that peers open to it are handed out by [`accept`](Self::accept), or one by one as a
 /// [`futures` stream](futures_util::Stream).
 ///
-/// Up to 256 streams wait to be accepted; what has arrived on them meanwhile is kept, their end included. Closing or
+/// Up to 1024 streams wait to be accepted; what has arrived on them meanwhile is kept, their end included. Closing or
 /// dropping the listener frees the port, on official daemons before 1.13 once the streams accepted from it are closed
 /// as well: these have no command for it, so the port lives as long as the socket (03 §6.1).
 ///

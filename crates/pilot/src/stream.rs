@@ -183,6 +183,19 @@ impl Stream {
 
     /// Ends the own direction and leaves the other open: the peer reads to the end and may go on writing.
     ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream) -> std::io::Result<()> {
+    /// use pilot::StreamError;
+    ///
+    /// match stream.close_write().await {
+    ///     Err(error) if StreamError::of(&error).is_some_and(|why| why.code() == "no_half_close") => {
+    ///         println!("the peer needs another way to see the end");
+    ///     }
+    ///     other => other?,
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// `Unsupported` with [`StreamError::HalfCloseUnsupported`] when the peer, or the own daemon, cannot do that; the
     /// stream is then as it was, open in both directions. (`shutdown` never fails for this: it ends both.)

@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use pilot_proto::endpoint::BindError;
 use pilot_wire::SocketAddress;
 
+use super::datagrams::DatagramInbox;
 use super::stream::Shared;
-use super::{ConnOwner, Engine, Incoming, NodeStream, PortOwner, Wakers};
+use super::{ConnOwner, Engine, Incoming, NodeDatagrams, NodeStream, PortOwner, Wakers};
 
 /// Streams waiting to be accepted. More are reset. Larger than the 64 of 02 §6.2: hundreds of peers may dial within one
 /// turn of the accepting task (07 §16 item 31).
@@ -19,26 +20,35 @@ const BACKLOG: usize = 1024;
 #[derive(Default)]
 struct Queue {
     streams: VecDeque<(Incoming, Arc<Shared>)>,
-    waker: Option<Waker>,
+    waiting: Vec<Waker>,
 }
 
 #[derive(Default)]
-struct Inbox(Mutex<Queue>);
+struct Inbox {
+    queue: Mutex<Queue>,
+    /// Where the port's datagrams go, if they are wanted.
+    datagrams: Option<Arc<DatagramInbox>>,
+}
 
 impl PortOwner for Inbox {
     fn accepted(&self, incoming: &Incoming, wakers: &mut Wakers) -> Option<Arc<dyn ConnOwner>> {
-        let mut queue = self.0.lock();
+        let mut queue = self.queue.lock();
         if queue.streams.len() >= BACKLOG {
             return None;
         }
         let shared = Arc::new(Shared::default());
         queue.streams.push_back((*incoming, shared.clone()));
-        wakers.push(queue.waker.take());
+        for waker in queue.waiting.drain(..) {
+            wakers.push(Some(waker));
+        }
         Some(shared)
     }
 
-    fn datagram(&self, _src: SocketAddress, _dst_port: u16, _data: &[u8], _wakers: &mut Wakers) {
+    fn datagram(&self, src: SocketAddress, dst_port: u16, data: &[u8], wakers: &mut Wakers) {
         // A stream service has no use for datagrams (05 §4).
+        if let Some(inbox) = &self.datagrams {
+            inbox.datagram(src, dst_port, data, wakers);
+        }
     }
 }
 
@@ -57,24 +67,27 @@ impl NodeListener {
 
     /// Waits for the next stream. Cancel safe.
     pub async fn accept(&self) -> NodeStream {
-        let (incoming, shared) = poll_fn(|cx| {
-            let mut queue = self.inbox.0.lock();
-            match queue.streams.pop_front() {
-                Some(next) => Poll::Ready(next),
-                None => {
-                    queue.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// As [`accept`](Self::accept). Several tasks may wait; each stream goes to one of them.
+    pub fn poll_accept(&self, cx: &Context<'_>) -> Poll<NodeStream> {
+        let mut queue = self.inbox.queue.lock();
+        let Some((incoming, shared)) = queue.streams.pop_front() else {
+            if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                queue.waiting.push(cx.waker().clone());
             }
-        })
-        .await;
-        NodeStream::accepted(self.engine.clone(), shared, incoming.conn, incoming.local, incoming.remote)
+            return Poll::Pending;
+        };
+        drop(queue);
+        let Incoming { conn, local, remote, .. } = incoming;
+        Poll::Ready(NodeStream::accepted(self.engine.clone(), shared, conn, local, remote))
     }
 }
 
 impl Drop for NodeListener {
     fn drop(&mut self) {
-        let waiting = std::mem::take(&mut self.inbox.0.lock().streams);
+        let waiting = std::mem::take(&mut self.inbox.queue.lock().streams);
         self.engine.with(|core, now| {
             core.unbind(now, self.port);
             for (incoming, _) in &waiting {
@@ -88,7 +101,17 @@ impl Drop for NodeListener {
 impl Engine {
     /// Binds a port for streams.
     pub(crate) fn listen(self: &Arc<Self>, port: u16) -> Result<NodeListener, BindError> {
-        let inbox = Arc::new(Inbox::default());
+        self.listen_with(port, None)
+    }
+
+    /// The same, with the port's datagrams.
+    pub(crate) fn listen_with(
+        self: &Arc<Self>,
+        port: u16,
+        datagrams: Option<&NodeDatagrams>,
+    ) -> Result<NodeListener, BindError> {
+        let datagrams = datagrams.map(|datagrams| datagrams.inbox.clone());
+        let inbox = Arc::new(Inbox { queue: Mutex::default(), datagrams });
         self.with(|core, _| core.bind(port, inbox.clone()))?;
         Ok(NodeListener { engine: self.clone(), inbox, port })
     }

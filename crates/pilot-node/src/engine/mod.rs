@@ -8,6 +8,7 @@
 //! Lock order: `sender`, then `core`, then whatever an owner holds inside its callbacks. Owners never take `core` inside
 //! a callback.
 
+mod datagrams;
 mod listener;
 mod stream;
 
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::events::EventBus;
 use crate::events::reports::Reporter;
 
+pub use datagrams::{NodeDatagram, NodeDatagrams};
 pub use listener::NodeListener;
 pub use stream::{DialFailed, NodeStream};
 

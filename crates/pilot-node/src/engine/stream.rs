@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use pilot_proto::endpoint::{ConnId, ConnectError, DialError};
+use pilot_proto::endpoint::{ConnId, ConnectError, DialError, HalfClose};
 use pilot_proto::stream::{CloseReason, ReadError, StreamEvent, WriteError};
 use pilot_wire::SocketAddress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -50,6 +50,8 @@ struct State {
     closed: Option<CloseReason>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Whoever waits for bytes to be acknowledged.
+    delivery: Option<Waker>,
 }
 
 /// What the engine tells a stream.
@@ -65,11 +67,13 @@ impl ConnOwner for Shared {
                 wakers.push(state.reader.take());
             }
             StreamEvent::Readable | StreamEvent::Finished => wakers.push(state.reader.take()),
-            StreamEvent::Writable | StreamEvent::Delivered => wakers.push(state.writer.take()),
+            StreamEvent::Writable => wakers.push(state.writer.take()),
+            StreamEvent::Delivered => wakers.push(state.delivery.take()),
             StreamEvent::Closed(reason) => {
                 state.closed = Some(reason);
                 wakers.push(state.reader.take());
                 wakers.push(state.writer.take());
+                wakers.push(state.delivery.take());
             }
         }
     }
@@ -131,6 +135,40 @@ impl NodeStream {
     pub fn set_nodelay(&self, nodelay: bool) {
         // Fails only for a connection that has gone, where it no longer matters.
         let _ = self.engine.with(|core, now| core.endpoint.set_nodelay(now, self.conn, nodelay));
+    }
+
+    /// How it ended, once it has.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.shared.0.lock().closed
+    }
+
+    /// Whether our direction can end alone.
+    pub fn half_close(&self) -> HalfClose {
+        let flow = self.engine.look(|core, _| core.endpoint.flow(self.conn));
+        flow.map_or(HalfClose::No, |flow| flow.half_close)
+    }
+
+    /// Bytes that the peer's node has acknowledged.
+    pub fn delivered(&self) -> u64 {
+        let flow = self.engine.look(|core, _| core.endpoint.flow(self.conn));
+        flow.map_or(0, |flow| flow.delivered)
+    }
+
+    /// Waits until the peer's node has acknowledged `offset` bytes, or the stream has ended; gives how many it has.
+    pub fn poll_delivered(&self, cx: &Context<'_>, offset: u64) -> Poll<u64> {
+        self.engine.with(|core, now| {
+            let delivered = core.endpoint.flow(self.conn).map_or(0, |flow| flow.delivered);
+            // Stored while the core is locked, so no event can pass by unseen.
+            let mut state = self.shared.0.lock();
+            if delivered >= offset || state.closed.is_some() {
+                return Poll::Ready(delivered);
+            }
+            state.delivery = Some(cx.waker().clone());
+            drop(state);
+            // Known: its flow was.
+            let _ = core.endpoint.watch_delivered(now, self.conn, offset);
+            Poll::Pending
+        })
     }
 
     /// Ends both directions at once; what was not delivered is lost.

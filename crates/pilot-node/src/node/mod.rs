@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::NodeConfig;
 use crate::directory::{Directory, DirectoryError, Target};
-use crate::engine::{DialFailed, Engine, NodeListener, NodeStream};
+use crate::engine::{DialFailed, Engine, NodeDatagrams, NodeListener, NodeStream};
 use crate::error::NodeError;
 use crate::events::{EventBus, EventStream};
 use crate::hosting::{Hosting, Methods};
@@ -421,6 +421,19 @@ impl Node {
         self.shared.engine.listen(port)
     }
 
+    /// The same, with the port's datagrams.
+    ///
+    /// # Errors
+    /// [`BindError`] when the port is taken.
+    pub fn listen_with(&self, port: u16, datagrams: &NodeDatagrams) -> Result<NodeListener, BindError> {
+        self.shared.engine.listen_with(port, Some(datagrams))
+    }
+
+    /// Datagrams, from a source port of their own; `None` when all 16,384 are taken.
+    pub fn datagrams(&self) -> Option<NodeDatagrams> {
+        self.shared.engine.datagrams()
+    }
+
     /// Trust operations.
     pub fn trust(&self) -> &TrustService {
         &self.shared.trust
@@ -434,6 +447,27 @@ impl Node {
     /// A look at this node from outside, for health checks and metrics.
     pub fn monitor(&self) -> Monitor {
         Monitor { shared: self.shared.clone() }
+    }
+
+    /// The short status object (07 §12): `status` is `ok` while the registry has us.
+    pub fn health(&self) -> Value {
+        self.shared.health()
+    }
+
+    /// The node behind a hostname: `address`, `hostname`, `node_id`, `public`.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn resolve_hostname(&self, hostname: &str) -> Result<Value, DirectoryError> {
+        self.shared.directory.resolve_hostname(hostname).await
+    }
+
+    /// Replaces the tags.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn set_tags(&self, tags: Vec<String>) -> Result<Value, DirectoryError> {
+        self.shared.set_tags(tags).await
     }
 
     /// Claims or (empty) gives up a hostname.

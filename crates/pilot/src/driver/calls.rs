@@ -39,6 +39,13 @@ impl Driver {
 
     /// The daemon's status (03 §8, 07 §12).
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let info = driver.info().await?;
+    /// println!("{} with {} peers", info["address"], info["peers"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As every request: [`Error::Daemon`], [`Error::Disconnected`], [`Error::Unmarshal`].
     pub async fn info(&self) -> Result<Value, Error> {
@@ -46,6 +53,12 @@ impl Driver {
     }
 
     /// A short status; daemons from April 2026 on.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// assert_eq!(driver.health().await?["status"], "ok");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -55,6 +68,13 @@ impl Driver {
 
     /// The node behind a host name: `address`, `hostname`, `node_id`, `public`.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let bob = driver.resolve_hostname("bob").await?;
+    /// println!("bob is {}", bob["address"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn resolve_hostname(&self, hostname: &str) -> Result<Value, Error> {
@@ -62,6 +82,12 @@ impl Driver {
     }
 
     /// Sets the own host name; the empty one clears it.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.set_hostname("alice").await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -71,6 +97,12 @@ impl Driver {
 
     /// Shows the endpoint to everybody, or only to trusted nodes.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.set_visibility(true).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn set_visibility(&self, public: bool) -> Result<Value, Error> {
@@ -78,6 +110,12 @@ impl Driver {
     }
 
     /// Takes the node off the registry; the daemon goes on and registers again later.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.deregister().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -88,6 +126,12 @@ impl Driver {
     /// Replaces the identity key by a new one, which the registry accepts because the old one signs for it: `node_id`,
     /// `address`, `public_key`. Daemons from 1.9.1 on.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// println!("the new key is {}", driver.rotate_key().await?["public_key"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn rotate_key(&self) -> Result<Value, Error> {
@@ -95,6 +139,12 @@ impl Driver {
     }
 
     /// Replaces the own tags, three at most; none clears them.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.set_tags(&["translation", "german"]).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -105,6 +155,12 @@ impl Driver {
 
     /// Sets the address that events are posted to; the empty one turns them off.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.set_webhook("http://127.0.0.1:8000/events").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn set_webhook(&self, url: &str) -> Result<Value, Error> {
@@ -113,6 +169,12 @@ impl Driver {
 
     /// Offers or withdraws task execution; daemons up to 1.9.1.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.set_task_exec(false).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn set_task_exec(&self, enabled: bool) -> Result<Value, Error> {
@@ -120,6 +182,14 @@ impl Driver {
     }
 
     /// Network commands; daemons from April 2026 on.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// use pilot::NetworkCommand;
+    /// let networks = driver.network(NetworkCommand::List).await?;
+    /// println!("{networks}");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -132,6 +202,13 @@ impl Driver {
 
     /// Asks the daemon to reach a node directly rather than through the relay; daemons from 1.12.8 on.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let answer = driver.prefer_direct(5).await?;
+    /// println!("was relayed: {}", answer["was_relay_active"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn prefer_direct(&self, node: u32) -> Result<Value, Error> {
@@ -143,6 +220,12 @@ impl Driver {
     /// Asks a node for trust: `node_id`, `status` (`sent`). Says nothing about the answer: poll
     /// [`trusted`](Self::trusted), or [`wait_trusted`](Self::wait_trusted).
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.handshake(5, "we work on the same dataset").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn handshake(&self, node: u32, justification: &str) -> Result<Value, Error> {
@@ -153,6 +236,15 @@ impl Driver {
 
     /// Grants a waiting request.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// for request in driver.pending().await?["pending"].as_array().into_iter().flatten() {
+    ///     println!("{} says: {}", request["address"], request["justification"]);
+    /// }
+    /// driver.approve(5).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn approve(&self, node: u32) -> Result<Value, Error> {
@@ -160,6 +252,12 @@ impl Driver {
     }
 
     /// Refuses a waiting request.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.reject(5, "we do not know each other").await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -174,6 +272,12 @@ impl Driver {
 
     /// Requests that wait: `pending`, a list of `node_id`, `public_key`, `justification`, `received_at`.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// println!("{}", driver.pending().await?["pending"]);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn pending(&self) -> Result<Value, Error> {
@@ -181,6 +285,12 @@ impl Driver {
     }
 
     /// Trusted nodes: `trusted`, a list of `node_id`, `public_key`, `approved_at`, `mutual`, `network`.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// println!("{}", driver.trusted().await?["trusted"]);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).
@@ -190,6 +300,12 @@ impl Driver {
 
     /// Ends trust in a node.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.revoke(5).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`info`](Self::info).
     pub async fn revoke(&self, node: u32) -> Result<Value, Error> {
@@ -197,6 +313,15 @@ impl Driver {
     }
 
     /// Waits until a node is trusted, at most half a minute: `node_id`, `trusted`. Daemons from 1.10.5 on.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// use std::time::Duration;
+    /// driver.handshake(5, "").await?;
+    /// let answer = driver.wait_trusted(5, Duration::from_secs(30)).await?;
+    /// println!("trusted: {}", answer["trusted"]);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`info`](Self::info).

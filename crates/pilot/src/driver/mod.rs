@@ -4,9 +4,10 @@ mod calls;
 mod core;
 mod listen;
 mod options;
+mod place;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub(crate) use self::core::Core;
 pub(crate) use self::listen::Binding;
 pub use self::options::{ConnectionState, ConnectionStates, Options};
+pub use self::place::{DEFAULT_SOCKET, SOCKET_VARIABLE, default_sockets};
 use crate::datagram::Datagram;
 use crate::error::Error;
 use crate::extended::EXTENSION;
@@ -28,11 +30,6 @@ use crate::listener::Listener;
 use crate::plain::link::{Link, Reply, Transport};
 use crate::plain::stream::PlainStream;
 use crate::stream::Stream;
-
-/// Where a daemon listens unless told otherwise (03 §1).
-pub const DEFAULT_SOCKET: &str = "/tmp/pilot.sock";
-/// The environment variable that names another socket.
-pub const SOCKET_VARIABLE: &str = "PILOT_SOCKET";
 
 /// An application's connection to the daemon of its host. Cheap to clone; clones share it.
 ///
@@ -78,16 +75,38 @@ impl fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// Connects to the daemon at `PILOT_SOCKET`, or at `/tmp/pilot.sock`.
+    /// Connects to the daemon of this user: at the first of [`default_sockets`] where one answers.
     ///
     /// # Errors
-    /// [`Error::Connect`] when no daemon answers there.
+    /// [`Error::Connect`] when no daemon answers at any of them.
     pub async fn connect_default() -> Result<Self, Error> {
-        let path = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
-        Self::connect(path.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from)).await
+        let places = default_sockets();
+        let mut refused = None;
+        for place in &places {
+            match Self::connect(place).await {
+                Err(error) if is_absent(&error) => {}
+                // A daemon that refuses says more than the places where there is none.
+                Err(error) => {
+                    refused.get_or_insert(error);
+                }
+                connected => return connected,
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            let path = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
+            Error::Connect { path, why: "no daemon answers".into() }
+        }))
     }
 
     /// Connects to the daemon at a socket.
+    ///
+    /// ```no_run
+    /// # use pilot::Driver;
+    /// # async fn example() -> Result<(), pilot::Error> {
+    /// let driver = Driver::connect("/tmp/pilot.sock").await?;
+    /// # drop(driver);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Connect`] when no daemon answers there.
@@ -138,6 +157,13 @@ impl Driver {
 
     /// Opens a stream to a port of a peer. The daemon gives up by itself after about half a minute.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stream = driver.dial("0:0000.0000.0002:1000".parse()?).await?;
+    /// println!("connected from {}", stream.local_addr());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Refused`] with a code such as `connection_refused`, `untrusted`, `no_answer` and a hint; from an official
     /// daemon [`Error::Daemon`] with its words: `connection refused`, `dial timeout`, `resolve node N: …`.
@@ -170,6 +196,13 @@ impl Driver {
 
     /// Opens a stream to an address in text form, `N:NNNN.HHHH.LLLL:PORT`.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let stream = driver.dial_text("0:0000.0000.0002:1000").await?;
+    /// # drop(stream);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Address`], and as [`dial`](Self::dial).
     pub async fn dial_text(&self, to: &str) -> Result<Stream, Error> {
@@ -177,6 +210,17 @@ impl Driver {
     }
 
     /// As [`dial`](Self::dial), given up after `limit`.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let to = "0:0000.0000.0002:1000".parse()?;
+    /// match driver.dial_timeout(to, Duration::from_secs(3)).await {
+    ///     Err(error) if error.code() == "timeout" => println!("not today"),
+    ///     other => drop(other?),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Timeout`], and as [`dial`](Self::dial).
@@ -187,6 +231,14 @@ impl Driver {
     /// Binds a port. Exactly that port: 0 is a port like any other. Datagrams to it come out of
     /// [`recv_from`](Self::recv_from). (From an official daemon they share the listener's socket, so they wait, and get
     /// lost, behind an accepted stream that is not read.)
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let listener = driver.listen(1000).await?;
+    /// let stream = listener.accept().await?;
+    /// println!("{} connected", stream.peer_addr());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Refused`] with code `port_in_use`; from an official daemon [`Error::Daemon`]: `port N already bound`.
@@ -204,6 +256,14 @@ impl Driver {
     /// Closes any stream of the daemon by its id, as [`info`](Self::info) lists them in `conn_list`, whoever opened it. An
     /// id that no stream has does no harm.
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// for conn in driver.info().await?["conn_list"].as_array().into_iter().flatten() {
+    ///     driver.disconnect(conn["id"].as_u64().unwrap_or_default() as u32).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon is gone.
     pub async fn disconnect(&self, conn: u32) -> Result<(), Error> {
@@ -217,6 +277,12 @@ impl Driver {
 
     /// Sends a datagram. Our daemon and official ones from 1.17 on say whether it has left; older ones do not, and what
     /// they refuse shows up in [`datagram_failure`](Self::datagram_failure) later.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// driver.send_to("0:0000.0000.0002:5000".parse()?, b"ping").await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Refused`] or [`Error::Daemon`] with the daemon's reason, [`Error::TooLarge`] above the local frame.
@@ -247,6 +313,15 @@ impl Driver {
     /// The next datagram: answers to those sent from here, and those to the ports of this driver's listeners. (An
     /// official daemon gives every datagram for any port to every program.) Cancel safe. Up to 256 are kept; newer ones
     /// are dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let listener = driver.listen(5000).await?;
+    /// let datagram = driver.recv_from().await?;
+    /// println!("{} bytes from {} to port {}", datagram.data.len(), datagram.from, datagram.port);
+    /// # drop(listener);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon has been away for longer than [`Options::patience`]; the next call waits
@@ -319,6 +394,14 @@ impl Driver {
 
     /// As [`open`](Self::open), with what the service said first (`null` when it said nothing).
     ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// let (stream, said) = driver.open_said("mail.get", &serde_json::json!({ "id": 7 })).await?;
+    /// println!("{} bytes follow", said["size"]);
+    /// # drop(stream);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`call`](Self::call).
     pub async fn open_said(&self, method: &str, params: &Value) -> Result<(Stream, Value), Error> {
@@ -335,7 +418,7 @@ impl Driver {
     /// let mut events = driver.events(&["trust.*"]).await?;
     /// loop {
     ///     let event = events.next().await?;
-    ///     println!("{} at {}: {}", event.kind, event.at, event.data);
+    ///     println!("{} at {}: {:?}", event.kind, event.at, event.data);
     /// }
     /// # }
     /// ```
@@ -345,4 +428,9 @@ impl Driver {
     pub async fn events(&self, kinds: &[&str]) -> Result<Events, Error> {
         Events::subscribe(self.clone(), kinds).await
     }
+}
+
+/// Whether there is no socket, or one that nobody serves.
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Connect { why, .. } if why == "no such file or directory" || why == "connection refused")
 }

@@ -13,6 +13,8 @@ use crate::stream::Stream;
 const MAX_LINE: u64 = 1 << 20;
 /// Name of the notice that some events were not seen.
 const MISSED: &str = "missed";
+/// The operation in errors.
+const OP: &str = "events";
 
 /// Something that happened in the daemon.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +33,7 @@ pub struct Event {
 
 impl Event {
     fn parse(line: &[u8]) -> Result<Self, Error> {
-        let bad = |why: String| Error::Unmarshal { op: "events", why };
+        let bad = |why: String| Error::Unmarshal { op: OP, why };
         let Value::Object(mut data) = pilot_wire::json::parse(line).map_err(|error| bad(error.to_string()))? else {
             return Err(bad("an event is not an object".into()));
         };
@@ -47,28 +49,43 @@ impl Event {
     }
 }
 
-/// A subscription to events; see [`Driver::events`]. Dropping it ends the subscription.
+/// A subscription to events; see [`Driver::events`] and [`Pilot::events`](crate::Pilot::events). Dropping it ends the
+/// subscription.
 #[derive(Debug)]
 pub struct Events {
-    driver: Driver,
+    source: Source,
     kinds: Vec<String>,
+    ready: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Daemon(Subscription),
+    #[cfg(feature = "node")]
+    Node(pilot_node::EventStream),
+}
+
+#[derive(Debug)]
+struct Subscription {
+    driver: Driver,
     stream: Option<Stream>,
     /// Read and not yet complete, so that giving `next` up loses nothing.
     line: Vec<u8>,
-    ready: VecDeque<Event>,
 }
 
 impl Events {
     pub(crate) async fn subscribe(driver: Driver, kinds: &[&str]) -> Result<Self, Error> {
-        let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        let mut events = Self { driver, kinds, stream: None, line: Vec::new(), ready: VecDeque::new() };
-        events.stream = Some(events.open().await?);
-        Ok(events)
+        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let stream = Some(open(&driver, &kinds).await?);
+        let source = Source::Daemon(Subscription { driver, stream, line: Vec::new() });
+        Ok(Self { source, kinds, ready: VecDeque::new() })
     }
 
-    async fn open(&self) -> Result<Stream, Error> {
-        let params = if self.kinds.is_empty() { Value::Null } else { json!({ "kinds": self.kinds }) };
-        self.driver.open("events", &params).await
+    /// Those of a node inside this program.
+    #[cfg(feature = "node")]
+    pub(crate) fn of_node(events: pilot_node::EventStream, kinds: &[&str]) -> Self {
+        let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        Self { source: Source::Node(events), kinds, ready: VecDeque::new() }
     }
 
     /// The next event. Cancel safe.
@@ -78,29 +95,71 @@ impl Events {
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon has been away for longer than
-    /// [`Options::patience`](crate::Options::patience), or the driver does not reconnect; the next call tries again.
-    /// [`Error::Unmarshal`] for an event that is not JSON. [`Error::Refused`] when the daemon ends the subscription.
+    /// [`Options::patience`](crate::Options::patience), or the driver does not reconnect; the next call tries again. (Of
+    /// a node inside the program: when it has stopped.) [`Error::Unmarshal`] for an event that is not JSON.
+    /// [`Error::Refused`] when the daemon ends the subscription.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            if self.stream.is_none() {
-                let stream = match self.open().await {
-                    Err(error) if error.is_disconnected() => return Err(Error::Disconnected { op: "events" }),
+            let subscription = match &mut self.source {
+                Source::Daemon(subscription) => subscription,
+                #[cfg(feature = "node")]
+                Source::Node(events) => return next_of_node(events, &self.kinds).await,
+            };
+            if subscription.stream.is_none() {
+                let stream = match open(&subscription.driver, &self.kinds).await {
+                    Err(error) if error.is_disconnected() => return Err(Error::Disconnected { op: OP }),
                     other => other?,
                 };
-                self.stream = Some(stream);
+                subscription.stream = Some(stream);
                 let data = Map::from_iter([("restarted".to_owned(), Value::Bool(true))]);
                 self.ready.push_back(Event { kind: MISSED.to_owned(), seq: 0, at: 0.0, data });
                 continue;
             }
-            if let Some(event) = self.read().await? {
+            if let Some(event) = subscription.read().await? {
                 return Ok(event);
             }
         }
     }
+}
 
+async fn open(driver: &Driver, kinds: &[String]) -> Result<Stream, Error> {
+    let params = if kinds.is_empty() { Value::Null } else { json!({ "kinds": kinds }) };
+    driver.open("events", &params).await
+}
+
+/// The next event of a node that is among the kinds.
+#[cfg(feature = "node")]
+async fn next_of_node(events: &mut pilot_node::EventStream, kinds: &[String]) -> Result<Event, Error> {
+    loop {
+        match events.next().await {
+            Ok(Some(event)) if selects(kinds, event.name) => {
+                let (seq, at) = (event.number, event.time.as_secs_f64());
+                return Ok(Event { kind: event.name.to_owned(), seq, at, data: event.data.clone() });
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(Error::Disconnected { op: OP }),
+            Err(missed) => {
+                let data = Map::from_iter([("count".to_owned(), missed.0.into())]);
+                return Ok(Event { kind: MISSED.to_owned(), seq: 0, at: 0.0, data });
+            }
+        }
+    }
+}
+
+/// Whether a kind is among those asked for: by name, or by prefix when it ends in `.*`; none means all (L37).
+#[cfg(feature = "node")]
+fn selects(kinds: &[String], kind: &str) -> bool {
+    let one = |wanted: &String| match wanted.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('.') => kind.starts_with(prefix),
+        _ => wanted == kind,
+    };
+    kinds.is_empty() || kinds.iter().any(one)
+}
+
+impl Subscription {
     /// The next event of the stream there is; none when it has ended with the daemon.
     async fn read(&mut self) -> Result<Option<Event>, Error> {
         let Some(stream) = &mut self.stream else { return Ok(None) };
@@ -115,7 +174,7 @@ impl Events {
             Ok(_) if self.line.len() as u64 > MAX_LINE => {
                 self.line.clear();
                 self.stream = None;
-                Err(Error::Unmarshal { op: "events", why: format!("a line of more than {MAX_LINE} bytes") })
+                Err(Error::Unmarshal { op: OP, why: format!("a line of more than {MAX_LINE} bytes") })
             }
             other => {
                 self.line.clear();
@@ -128,7 +187,6 @@ impl Events {
 
 /// What the end of the stream means: another try after a restart, an error otherwise.
 fn ended(error: &Option<std::io::Error>) -> Result<Option<Event>, Error> {
-    const OP: &str = "events";
     match error.as_ref().and_then(StreamError::of) {
         Some(StreamError::Ended(CloseReason::DaemonGone | CloseReason::DaemonShutdown)) => Ok(None),
         Some(other) => Err(Error::Refused {
@@ -158,5 +216,15 @@ mod tests {
         assert!(!event.is_missed());
         assert!(Event::parse(br#"{"kind":"missed","count":4}"#).unwrap().is_missed());
         assert!(Event::parse(b"[]").is_err() && Event::parse(b"x").is_err());
+    }
+
+    #[cfg(feature = "node")]
+    #[test]
+    fn kinds_are_names_or_prefixes() {
+        let selects =
+            |kinds: &[&str], kind| super::selects(&kinds.iter().map(|k| (*k).into()).collect::<Vec<_>>(), kind);
+        assert!(selects(&[], "trust.asked"));
+        assert!(selects(&["trust.*"], "trust.asked") && selects(&["a", "trust.asked"], "trust.asked"));
+        assert!(!selects(&["trust"], "trust.asked") && !selects(&["trus*"], "trust.asked"));
     }
 }

@@ -57,13 +57,15 @@ pub(crate) async fn greet(io: &mut impl Transport) -> io::Result<Greeted> {
     let mut frame = Vec::new();
     // A few bytes always fit into a frame.
     let _ = ClientFrame::Greet { version: ext::VERSION, credit: WINDOW, about: &about }.emit(&mut frame);
-    io.write_all(&frame).await?;
+    // A daemon that refuses this client may have left before; what it said is still there.
+    let written = io.write_all(&frame).await;
     let mut decoder = FrameDecoder::default();
     loop {
         let verdict = match decoder.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
             Some(body) => judge(body)?,
             None => {
                 if io.read_buf(decoder.buffer()).await? == 0 {
+                    written?;
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon closed the socket"));
                 }
                 continue;
@@ -77,7 +79,7 @@ pub(crate) async fn greet(io: &mut impl Transport) -> io::Result<Greeted> {
 
 /// What a frame says about the greeting: nothing (old daemons push datagrams to everybody), no, or yes.
 fn judge(body: &[u8]) -> io::Result<Option<Option<Greeting>>> {
-    let refused = |why: String| Err(io::Error::new(io::ErrorKind::ConnectionRefused, why));
+    let refused = |why: String| Err(io::Error::other(why));
     match DaemonFrame::parse(body) {
         Ok(DaemonFrame::Greeting { version, credit, about }) if (1..=ext::VERSION).contains(&version) => {
             let about = json::parse(about).unwrap_or_default();
@@ -242,10 +244,11 @@ impl Extension {
             inner.down = true;
             (std::mem::take(&mut inner.waiting), std::mem::take(&mut inner.streams))
         };
+        // The streams first: who asked about one finds it ended.
+        streams.into_values().for_each(|pipe| pipe.daemon_gone());
         for Waiter { op, tx } in waiting.into_values() {
             let _ = tx.send(Err(Error::Disconnected { op }));
         }
-        streams.into_values().for_each(|pipe| pipe.daemon_gone());
     }
 }
 

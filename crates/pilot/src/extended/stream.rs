@@ -366,12 +366,13 @@ impl Channel for ExtendedStream {
     fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
         loop {
             {
-                let inner = self.pipe.inner.lock();
+                let mut inner = self.pipe.inner.lock();
                 match (&inner.closed, inner.delivered) {
                     (Some(_), Some(delivered)) if delivered >= self.sent => return Poll::Ready(Ok(delivered)),
                     (Some(StreamError::Ended(CloseReason::Clean)), _) => return Poll::Ready(Ok(self.sent)),
                     (Some(error), _) => return Poll::Ready(Err(error.clone().io())),
-                    (None, _) => {}
+                    // The end answers as well.
+                    (None, _) => store(&mut inner.closer, cx),
                 }
             }
             if self.confirming.is_none() {
@@ -395,7 +396,6 @@ impl Channel for ExtendedStream {
                         }
                     } else if !self.is_over() {
                         // The stream is over for the daemon; Closed says how and is on its way.
-                        store(&mut self.pipe.inner.lock().closer, cx);
                         return Poll::Pending;
                     }
                 }

@@ -60,6 +60,8 @@ impl Inner {
 
     fn die(&mut self) {
         self.dead = true;
+        // Lets go of the socket, so that the daemon sees the end as well.
+        self.sink = Box::new(tokio::io::sink());
         self.buf = Vec::new();
         self.start = 0;
         self.wake_waiting();

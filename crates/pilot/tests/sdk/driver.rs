@@ -283,3 +283,15 @@ async fn an_oversized_request_is_refused_here_and_not_by_losing_the_daemon() {
     let error = driver.set_hostname(&"x".repeat(1 << 20)).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { op: "set_hostname", .. }), "{error}");
 }
+
+#[tokio::test]
+async fn any_stream_is_closed_by_its_number_and_that_is_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (driver, _control, door) = crate::fake::by_path(dir.path()).await;
+    let (closed, ()) = tokio::join!(driver.disconnect(77), async {
+        let mut second = crate::fake::Fake::new(door.accept().await.unwrap());
+        second.expect("080000004d").await;
+        second.push(Answer::CloseOk { conn: 77 }).await;
+    });
+    closed.unwrap();
+}

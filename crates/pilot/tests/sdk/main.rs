@@ -2,5 +2,7 @@
 
 mod datagrams;
 mod driver;
+mod extended;
 mod fake;
+mod reconnect;
 mod vectors;
