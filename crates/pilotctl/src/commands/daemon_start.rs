@@ -226,7 +226,9 @@ async fn wait_ready(app: &App, child: &mut Child, socket: &str, limit: Duration)
             if info["node_id"].as_u64().is_some_and(|node| node != 0) {
                 return Ok(info);
             }
-            why = "it runs, but has not reached its registry; it keeps trying".into();
+            let registry = info["registry"].as_str().map_or_else(String::new, |registry| format!(" at {registry}"));
+            let error = info["registry_error"].as_str().map_or_else(String::new, |error| format!(" ({error})"));
+            why = format!("it runs, but is not registered at its registry{registry} yet; it keeps trying{error}");
         }
         sleep(INTERVAL).await;
         if began.elapsed().as_secs() > dots {
