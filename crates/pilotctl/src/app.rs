@@ -33,9 +33,9 @@ impl App {
         // A command does one thing: when the daemon goes away it says so rather than wait for the next one.
         let options = Options::default().reconnect(false);
         Driver::connect_with(&socket, options).await.map_err(|error| match &error {
-            // The plain cases need no explanation.
+            // The plain cases need no more than the place, in case another was meant.
             Error::Connect { why, .. } if why.starts_with("no such file") || why == "connection refused" => {
-                CliError::no_daemon()
+                CliError::no_daemon().cause(format!("nothing serves the socket {socket}"))
             }
             _ => CliError::no_daemon().cause(error),
         })

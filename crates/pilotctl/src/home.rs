@@ -42,6 +42,13 @@ impl Home {
         })
     }
 
+    /// A home for tests.
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path, socket: Option<&str>, registry: Option<&str>) -> Self {
+        let text = |value: Option<&str>| value.map(str::to_owned);
+        Self { dir: dir.to_owned(), socket_variable: text(socket), registry_variable: text(registry) }
+    }
+
     /// The configuration file.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.dir.join("config.json")
@@ -201,4 +208,27 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_and_the_registry_come_from_the_variable_then_the_file_then_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let effective = |socket, registry| {
+            let home = Home::at(dir.path(), socket, registry);
+            (home.socket().unwrap(), home.registry(&home.load().unwrap()).unwrap())
+        };
+        let pair = |socket: &str, registry: &str| (socket.to_owned(), registry.to_owned());
+        assert_eq!(effective(None, None), pair(pilot::DEFAULT_SOCKET, DEFAULT_REGISTRY));
+        std::fs::write(&path, r#"{"socket":"/file","registry":"file:1"}"#).unwrap();
+        assert_eq!(effective(None, None), pair("/file", "file:1"));
+        assert_eq!(effective(Some("/variable"), Some("variable:1")), pair("/variable", "variable:1"));
+        // An empty text says nothing.
+        std::fs::write(&path, r#"{"socket":"","registry":""}"#).unwrap();
+        assert_eq!(effective(None, None), pair(pilot::DEFAULT_SOCKET, DEFAULT_REGISTRY));
+    }
 }

@@ -96,7 +96,9 @@ fn dispatch(out: Printer, words: &[String]) -> errors::Outcome {
             return Err(CliError::argument(format!("unknown command: {first}"))
                 .hint("run 'pilotctl context' for the full command list"));
         }
-        printer::complain(&format!("unknown command: {first}\n\n{}", help::usage()));
+        // At the end, where the eye is after a long text.
+        let meant = help::similar(first).map_or_else(String::new, |name| format!("\ndid you mean: pilotctl {name}\n"));
+        printer::complain(&format!("unknown command: {first}\n\n{}{meant}", help::usage()));
         return Ok(USAGE);
     }
     match rest.split_first() {

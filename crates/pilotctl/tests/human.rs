@@ -161,3 +161,64 @@ fn a_broken_configuration_is_reported_and_never_overwritten() {
     let run = place.run_with(&["info"], &[("PILOT_SOCKET", "")], None);
     assert!(run.stderr.contains("\"socket\"") && run.stderr.contains("must be a text"), "{}", run.stderr);
 }
+
+#[test]
+fn a_second_init_changes_only_what_it_is_told() {
+    let place = Place::new();
+    let first = ["init", "--registry", "reg.example:9000", "--beacon", "reg.example:9001", "--socket", "/run/pilot"];
+    assert_eq!(place.run(&first).code, 0);
+    place.run(&["config", "--set", "webhook=http://example.com"]);
+    assert_eq!(place.run(&["init", "--hostname", "alice"]).code, 0);
+    let text = std::fs::read_to_string(place.home().join(".pilot/config.json")).unwrap();
+    assert_eq!(
+        text,
+        "{\n  \"beacon\": \"reg.example:9001\",\n  \"hostname\": \"alice\",\n  \"registry\": \"reg.example:9000\",\n  \
+         \"socket\": \"/run/pilot\",\n  \"webhook\": \"http://example.com\"\n}\n"
+    );
+}
+
+#[test]
+fn exit_codes_are_zero_one_and_two() {
+    let place = Place::new();
+    for (words, code) in [
+        (&["version"][..], 0),
+        (&["help"], 0),
+        (&["ping", "--help"], 0),
+        (&["info"], 1),
+        (&["ping", "bob", "--cuont", "3"], 1),
+        (&["daemon", "status"], 0),
+        (&["daemon", "status", "--check"], 1),
+        (&["daemon"], 1),
+        (&["daemon", "nonsense"], 1),
+        (&[], 2),
+        (&["nonsense"], 2),
+        (&["--json"], 2),
+        (&["--json", "nonsense"], 1),
+        (&["--json", "help", "nonsense"], 1),
+    ] {
+        let run = place.run(words);
+        assert_eq!(run.code, code, "{words:?}: {}{}", run.stdout, run.stderr);
+        // In JSON mode every error is an object, wherever on the line the mistake is.
+        if words.first() == Some(&"--json") && code == 1 {
+            let error: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
+            assert_eq!((&error["code"], &error["status"]), (&"invalid_argument".into(), &"error".into()));
+        }
+    }
+    for words in [
+        &["ping", "bob", "--cuont", "3"][..],
+        &["ping"],
+        &["send", "1", "70000", "--data", "x"],
+        &["recv", "1", "--timeout", "soon"],
+        &["daemon", "start", "--wait", "soon"],
+        &["daemon", "status", "--check=maybe"],
+        &["completions", "tcsh"],
+        &["man", "nonsense"],
+        &["info", "--format", "xml"],
+    ] {
+        let run = place.run(&[words, &["--json"]].concat());
+        let error: serde_json::Value = serde_json::from_str(&run.stderr).unwrap_or_else(|_| panic!("{}", run.stderr));
+        // Commands that need the daemon look for it first.
+        assert!(matches!(error["code"].as_str(), Some("invalid_argument" | "not_running")), "{words:?}: {error}");
+        assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{words:?}");
+    }
+}

@@ -16,12 +16,13 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::app::App;
 use crate::args::Args;
 use crate::errors::{CliError, Code, Outcome};
+use crate::go::Span;
 use crate::home::{DEFAULT_BEACON, DEFAULT_REGISTRY};
 use crate::process::{self, DAEMON_RUN, DETACH_VARIABLE};
 use crate::table::{Arg, Command};
 
-/// How long the daemon has to answer and to be registered.
-const READY_WAIT: Duration = Duration::from_secs(15);
+/// How long the daemon has to answer and to be registered, unless told otherwise.
+const READY_WAIT: Span = Span::seconds(15);
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Longest wait for one answer.
@@ -46,6 +47,10 @@ pub(crate) const COMMAND: Command = Command {
         Arg::new("[--no-encrypt]", "send in the clear"),
         Arg::new("[--socket <path>]", "local socket (default: PILOT_SOCKET, config, /tmp/pilot.sock)"),
         Arg::new("[--webhook <url>]", "where to post events (default: config)"),
+        Arg::new("[--email <addr>]", "the owner, as newer releases call it"),
+        Arg::new("[--endpoint <addr>]", "fixed public host:port to register instead of what the beacon sees"),
+        Arg::new("[--trust-auto-approve]", "trust everybody who asks"),
+        Arg::new("[--wait <dur>]", "longest wait until the daemon is registered (default 15s)"),
     ],
     about: "start the daemon in the background",
     details: "Everything else that pilot-daemon can do is set with --config.",
@@ -59,6 +64,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         Some(socket) => socket.to_owned(),
         None => app.home.socket()?,
     };
+    let limit = args.span("wait", READY_WAIT)?;
     let flags = flags(app, args, &socket)?;
     free(app, &socket).await?;
     app.home.create()?;
@@ -85,7 +91,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
     let pid = child.id();
     write_pid(&app.home.pid_path(), pid).map_err(|error| internal("write the PID file", error))?;
     app.out.note_part(&format!("starting daemon (pid {pid})..."));
-    let ready = wait_ready(app, &mut child, &socket).await;
+    let ready = wait_ready(app, &mut child, &socket, limit.wait()).await;
     app.out.note("");
     let info = ready.map_err(|failure| match failure {
         NotReady::Died(how) => {
@@ -98,7 +104,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
             }
         }
         NotReady::Slow(why) => {
-            let message = format!("daemon started (pid {pid}) but did not become ready within 15s");
+            let message = format!("daemon started (pid {pid}) but did not become ready within {limit}");
             CliError::new(Code::Timeout, message).hint(format!("check logs: tail -f {}", log_path.display())).cause(why)
         }
     })?;
@@ -148,7 +154,8 @@ fn flags(app: &App, args: &Args, socket: &str) -> Result<Vec<OsString>, CliError
         ("listen", args.flag("listen").map(str::to_owned)),
         ("socket", Some(socket.to_owned())),
         ("identity", Some(identity.unwrap_or_else(|| home.identity_path().display().to_string()))),
-        ("owner", args.flag("owner").map(str::to_owned)),
+        ("owner", args.flag("owner").or(args.flag("email")).map(str::to_owned)),
+        ("endpoint", given("endpoint", "endpoint")?),
         ("hostname", given("hostname", "hostname")?),
         ("webhook", given("webhook", "webhook")?),
         ("log-level", args.flag("log-level").map(str::to_owned)),
@@ -163,6 +170,9 @@ fn flags(app: &App, args: &Args, socket: &str) -> Result<Vec<OsString>, CliError
     }
     if args.is_set("public") {
         flags.push("-public".into());
+    }
+    if args.is_set("trust-auto-approve") {
+        flags.push("-trust-auto-approve".into());
     }
     if args.is_set("no-encrypt") {
         flags.push("-encrypt=false".into());
@@ -203,11 +213,11 @@ enum NotReady {
 }
 
 /// Waits until the daemon answers and has an address.
-async fn wait_ready(app: &App, child: &mut Child, socket: &str) -> Result<Value, NotReady> {
+async fn wait_ready(app: &App, child: &mut Child, socket: &str, limit: Duration) -> Result<Value, NotReady> {
     let began = Instant::now();
     let mut dots = 0;
     let mut why = "it does not answer on its socket yet".to_owned();
-    while began.elapsed() < READY_WAIT {
+    while began.elapsed() < limit {
         if let Ok(Some(status)) = child.try_wait() {
             return Err(NotReady::Died(status.to_string()));
         }
@@ -216,7 +226,9 @@ async fn wait_ready(app: &App, child: &mut Child, socket: &str) -> Result<Value,
             if info["node_id"].as_u64().is_some_and(|node| node != 0) {
                 return Ok(info);
             }
-            why = "it runs, but has not reached its registry; it keeps trying".into();
+            let registry = info["registry"].as_str().map_or_else(String::new, |registry| format!(" at {registry}"));
+            let error = info["registry_error"].as_str().map_or_else(String::new, |error| format!(" ({error})"));
+            why = format!("it runs, but is not registered at its registry{registry} yet; it keeps trying{error}");
         }
         sleep(INTERVAL).await;
         if began.elapsed().as_secs() > dots {
@@ -237,4 +249,58 @@ fn write_pid(path: &Path, pid: u32) -> std::io::Result<()> {
     use std::io::Write;
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     write!(file, "{pid}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Parsed;
+    use crate::home::Home;
+    use crate::printer::Printer;
+
+    /// The value the daemon is given for a flag; `None` when it is left to the daemon.
+    fn given(config: &str, registry_variable: Option<&str>, line: &str, flag: &str) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let app = App { out: Printer::new(true), home: Home::at(dir.path(), None, registry_variable) };
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let Parsed::Run(args) = Args::parse(&COMMAND, &words).unwrap() else { panic!("help") };
+        let flags = flags(&app, &args, "/socket").unwrap();
+        let prefix = format!("-{flag}=");
+        let own = dir.path().to_str().unwrap();
+        flags.iter().find_map(|word| Some(word.to_str()?.strip_prefix(&prefix)?.replace(own, "HOME")))
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_rest() {
+        for (config, variable, line, flag, expected) in [
+            ("{}", None, "", "registry", Some(DEFAULT_REGISTRY)),
+            ("{}", Some("v:1"), "", "registry", Some("v:1")),
+            (r#"{"registry":"f:1"}"#, Some("v:1"), "", "registry", Some("f:1")),
+            (r#"{"registry":""}"#, Some("v:1"), "", "registry", Some("")),
+            (r#"{"registry":"f:1"}"#, Some("v:1"), "--registry g:1", "registry", Some("g:1")),
+            ("{}", None, "", "beacon", Some(DEFAULT_BEACON)),
+            (r#"{"beacon":"f:2"}"#, None, "", "beacon", Some("f:2")),
+            (r#"{"beacon":"f:2"}"#, None, "--beacon g:2", "beacon", Some("g:2")),
+            (r#"{"beacon":"f:2"}"#, None, "--beacon=", "beacon", Some("f:2")),
+            (r#"{"hostname":"f"}"#, None, "", "hostname", Some("f")),
+            (r#"{"hostname":"f"}"#, None, "--hostname g", "hostname", Some("g")),
+            ("{}", None, "", "hostname", None),
+            (r#"{"webhook":"http://f"}"#, None, "", "webhook", Some("http://f")),
+            ("{}", None, "", "identity", Some("HOME/identity.key")),
+            (r#"{"identity":"/f"}"#, None, "", "identity", Some("/f")),
+            (r#"{"identity":"/f"}"#, None, "--identity /g", "identity", Some("/g")),
+            ("{}", None, "--email me@example.com", "owner", Some("me@example.com")),
+            // A file for the daemon may say what nobody else says.
+            ("{}", None, "--config /c", "registry", None),
+            (r#"{"registry":"f:1"}"#, None, "--config /c", "registry", Some("f:1")),
+            (r#"{"registry_fingerprint":"ab"}"#, None, "", "registry-fingerprint", Some("ab")),
+        ] {
+            assert_eq!(
+                given(config, variable, line, flag).as_deref(),
+                expected,
+                "{config} {variable:?} {line:?}: {flag}"
+            );
+        }
+    }
 }

@@ -17,8 +17,7 @@ pub(crate) const COMMAND: Command = Command {
         Arg::new("[--socket <path>]", "socket of the daemon (default /tmp/pilot.sock)"),
     ],
     about: "write ~/.pilot/config.json",
-    details: "Registry, beacon and socket are always written, with their defaults where they are not given.\n\
-              Other keys of the file stay as they are.",
+    details: "What is not given keeps the value it has in the file, or gets its default. Other keys stay as they are.",
     returns: "config_path, registry, beacon, socket, hostname",
     raw: false,
     run: |app, args| Box::pin(run(app, args)),
@@ -26,14 +25,15 @@ pub(crate) const COMMAND: Command = Command {
 
 async fn run(app: &App, args: &Args) -> Outcome {
     let mut config = app.home.load()?;
-    let value = |name, default: &str| args.flag(name).unwrap_or(default).to_owned();
-    let settings = [
-        ("registry", value("registry", DEFAULT_REGISTRY)),
-        ("beacon", value("beacon", DEFAULT_BEACON)),
-        ("socket", value("socket", pilot::DEFAULT_SOCKET)),
-    ];
-    let mut data = json!({ "config_path": app.home.config_path(), "hostname": value("hostname", "") });
-    for (key, text) in settings {
+    let defaults = [("registry", DEFAULT_REGISTRY), ("beacon", DEFAULT_BEACON), ("socket", pilot::DEFAULT_SOCKET)];
+    let hostname = args.flag("hostname").unwrap_or_default();
+    let mut data = json!({ "config_path": app.home.config_path(), "hostname": hostname });
+    for (key, default) in defaults {
+        // A second init for one setting must not reset the others (06 §24.23).
+        let text = match args.flag(key) {
+            Some(given) => given.to_owned(),
+            None => config.text(&app.home, key)?.unwrap_or_else(|| default.to_owned()),
+        };
         data[key] = text.clone().into();
         config.0.insert(key.into(), text.into());
     }
