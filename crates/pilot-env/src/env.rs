@@ -216,6 +216,21 @@ impl Env {
         }
     }
 
+    /// As [`Env::unix_listen`], in a directory that nobody else may write to: it is made with mode 0700 when missing, and
+    /// refused when it is a link, somebody else's, or open to others.
+    ///
+    /// # Errors
+    /// `PermissionDenied` names what is wrong with the directory; else as [`Env::unix_listen`].
+    pub fn unix_listen_private(&self, path: &Path, mode: u32) -> io::Result<UnixListener> {
+        if let (Kind::Real, Some(dir)) = (&self.0, path.parent()) {
+            if !dir.exists() {
+                self.fs().create_dir_all(dir, 0o700)?;
+            }
+            crate::places::check_dir(dir, self.user_id())?;
+        }
+        self.unix_listen(path, mode)
+    }
+
     /// The user this process acts as.
     pub fn user_id(&self) -> u32 {
         match &self.0 {

@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use pilot_env::places::SocketPlaces;
 use pilot_env::tls::{Fingerprint, TlsAcceptor, TlsConnector};
 use pilot_env::{Env, NetConditions, RecvBatch, Transmit, UdpSocket, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -180,6 +181,119 @@ async fn a_live_socket_is_never_taken_over_and_a_stale_one_is() {
     std::fs::write(&path, b"precious").unwrap();
     assert_eq!(env.unix_listen(&path, 0o600).err().unwrap().kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+/// Whether this test may give files to other users; says so when it may not.
+fn is_root(test: &str) -> bool {
+    let root = Env::real().user_id() == 0;
+    if !root {
+        eprintln!("skipped {test}: it needs root to give a file to another user");
+        assert!(std::env::var_os("CI").is_none(), "{test} cannot run");
+    }
+    root
+}
+
+#[tokio::test]
+async fn a_socket_file_of_another_user_is_left_alone_though_nobody_serves_it() {
+    if !is_root("a_socket_file_of_another_user_is_left_alone_though_nobody_serves_it") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pilot.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+    let error = Env::real().unix_listen(&path, 0o600).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("12345"), "{error}");
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn a_link_is_not_followed_to_a_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, link) = (dir.path().join("target.sock"), dir.path().join("pilot.sock"));
+    drop(std::os::unix::net::UnixListener::bind(&target).unwrap());
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let error = Env::real().unix_listen(&link, 0o600).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    assert!(target.exists() && link.is_symlink());
+    let places = SocketPlaces::new(None, None, Some(link));
+    assert_eq!(places.find(&Env::real()), None);
+}
+
+#[tokio::test]
+async fn two_daemons_that_start_at_once_on_one_stale_path_do_not_both_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pilot.sock");
+    for _ in 0..20 {
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let starting: Vec<_> = (0..2)
+            .map(|_| {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || Env::real().unix_listen(&path, 0o600))
+            })
+            .collect();
+        let mut listening = Vec::new();
+        for start in starting {
+            listening.extend(start.await.unwrap().ok());
+        }
+        assert_eq!(listening.len(), 1);
+        Env::real().unix_connect(&path).await.expect("the one that listens is reached");
+        drop(listening);
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn the_private_place_comes_first_and_must_be_private() {
+    let env = Env::real();
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, home, shared) = (dir.path().join("run"), dir.path().join("home"), dir.path().join("tmp/pilot.sock"));
+    std::fs::create_dir(&home).unwrap();
+    let places = SocketPlaces::new(Some(runtime.clone()), Some(home.clone()), Some(shared.clone()));
+    let at_home = home.join(".pilot/pilot.sock");
+    // There is no runtime directory yet, or it is open to others.
+    assert_eq!(places.private(&env), Some(at_home.clone()));
+    std::fs::create_dir(&runtime).unwrap();
+    std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(places.private(&env), Some(at_home.clone()));
+    std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let private = runtime.join("pilot/pilot.sock");
+    assert_eq!(places.private(&env), Some(private.clone()));
+
+    // Programs look in the same order, and pass what nobody serves.
+    assert_eq!(places.find(&env), None);
+    let shared_listener = env.unix_listen(&shared, 0o600).unwrap();
+    assert_eq!(places.find(&env), Some(shared.clone()));
+    let home_listener = env.unix_listen_private(&at_home, 0o600).unwrap();
+    assert_eq!(places.find(&env), Some(at_home));
+    let listener = env.unix_listen_private(&private, 0o600).unwrap();
+    assert_eq!(places.find(&env), Some(private.clone()));
+    assert_eq!(std::fs::metadata(private.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    drop((listener, home_listener));
+    assert_eq!(places.find(&env), Some(shared));
+    drop(shared_listener);
+
+    // A directory that others can write to, a link, and a path that is too long are no private place.
+    std::fs::set_permissions(private.parent().unwrap(), std::fs::Permissions::from_mode(0o770)).unwrap();
+    let error = env.unix_listen_private(&private, 0o600).err().unwrap();
+    assert!(error.to_string().contains("770"), "{error}");
+    std::fs::remove_dir(private.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&home, private.parent().unwrap()).unwrap();
+    assert!(env.unix_listen_private(&private, 0o600).is_err());
+    let long = SocketPlaces::new(None, Some(dir.path().join("x".repeat(120))), None);
+    assert_eq!(long.private(&env), None);
+    if is_root("the_private_place_comes_first_and_must_be_private") {
+        let theirs = dir.path().join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(12_345), None).unwrap();
+        assert!(env.unix_listen_private(&theirs.join("pilot.sock"), 0o600).is_err());
+        // A socket that somebody else has put at the shared place is passed over, although somebody serves it.
+        let listener = env.unix_listen(&home.join("shared.sock"), 0o600).unwrap();
+        std::os::unix::fs::chown(home.join("shared.sock"), Some(12_345), None).unwrap();
+        assert_eq!(SocketPlaces::new(None, None, Some(home.join("shared.sock"))).find(&env), None);
+        drop(listener);
+    }
 }
 
 #[test]

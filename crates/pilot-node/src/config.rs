@@ -17,8 +17,6 @@ use crate::webhook::WebhookTarget;
 pub const DEFAULT_REGISTRY: &str = "127.0.0.1:9000";
 /// Beacon on this host.
 pub const DEFAULT_BEACON: &str = "127.0.0.1:9001";
-/// Where local programs find the daemon unless told otherwise (03 §1).
-pub const DEFAULT_SOCKET: &str = "/tmp/pilot.sock";
 /// Time between heartbeats (02 §24).
 pub const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -35,6 +33,11 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Local socket, or `None` for a node without one (a library user needs none). Default `None`.
     pub socket: Option<PathBuf>,
+    /// A second local socket, for official programs that look only there. It is opened when nothing is at its path, or a
+    /// socket of our own that nobody serves; otherwise the node says so in its log and does without. Default `None`.
+    pub shared_socket: Option<PathBuf>,
+    /// Whether the directory of `socket` has to be this user's alone. Default false.
+    pub private_socket: bool,
     /// Fixed public `host:port` to register instead of what the beacon sees. Default `None`.
     pub endpoint: Option<String>,
     /// Whether packets may travel in clear. Default: never.
@@ -81,6 +84,8 @@ impl Default for NodeConfig {
             beacon: Some(DEFAULT_BEACON.to_owned()),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             socket: None,
+            shared_socket: None,
+            private_socket: false,
             endpoint: None,
             encrypt: Encryption::default(),
             allow_scheme_a: true,

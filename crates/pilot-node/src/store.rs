@@ -3,6 +3,7 @@
 //! | File | Content |
 //! |---|---|
 //! | the identity file | the key; formats of every official release (01 §21) |
+//! | the same with `.next` | the new key of a rotation that is not decided |
 //! | `trust.json` | trusted nodes and waiting requests (05 §3.7) |
 //! | `node-state.json` | own id and peers last seen: a memory that lets the node serve known peers while the registry is down |
 //! | `node.lock` | held while the node runs, so that no two nodes share a key |
@@ -37,6 +38,7 @@ const DIR_MODE: u32 = 0o700;
 pub(crate) struct Store {
     env: Env,
     dir: Option<PathBuf>,
+    identity: Option<PathBuf>,
     /// Held from start to [`Store::close`]; whoever writes holds the mutex, so that nothing is written afterwards.
     lock: Mutex<Option<Lock>>,
 }
@@ -45,7 +47,7 @@ impl Store {
     /// Locks the directory of the identity file and loads the identity, or makes one.
     pub(crate) fn open(env: &Env, identity: Option<&Path>) -> Result<(Self, Arc<Identity>), NodeError> {
         let Some(path) = identity else {
-            let store = Self { env: env.clone(), dir: None, lock: Mutex::new(None) };
+            let store = Self { env: env.clone(), dir: None, identity: None, lock: Mutex::new(None) };
             return Ok((store, Arc::new(Identity::from_seed(env.seed()))));
         };
         let dir = parent(path).to_owned();
@@ -71,7 +73,9 @@ impl Store {
             }
             Err(source) => return Err(file_error(path)(source)),
         };
-        Ok((Self { env: env.clone(), dir: Some(dir), lock: Mutex::new(Some(lock)) }, Arc::new(identity)))
+        let identity_path = Some(path.to_owned());
+        let lock = Mutex::new(Some(lock));
+        Ok((Self { env: env.clone(), dir: Some(dir), identity: identity_path, lock }, Arc::new(identity)))
     }
 
     /// Waits for a write under way and gives the directory up: another node may take it now.
@@ -87,6 +91,58 @@ impl Store {
     /// Whether anything is kept.
     pub(crate) fn is_persistent(&self) -> bool {
         self.dir.is_some()
+    }
+
+    fn next_path(&self) -> Option<PathBuf> {
+        let path = self.identity.as_ref()?;
+        let mut name = path.file_name()?.to_owned();
+        name.push(".next");
+        Some(path.with_file_name(name))
+    }
+
+    /// The new key of a rotation that was cut off.
+    ///
+    /// # Errors
+    /// [`NodeError::Identity`] for a file that cannot be read as a key: it may be the only copy of the one that counts.
+    pub(crate) fn load_next(&self) -> Result<Option<Arc<Identity>>, NodeError> {
+        let Some(path) = self.next_path() else { return Ok(None) };
+        match self.env.fs().read_limited(&path, MAX_IDENTITY) {
+            Ok(text) => match Identity::from_file_text(&text) {
+                Ok(identity) => Ok(Some(Arc::new(identity))),
+                Err(source) => Err(NodeError::Identity { path, source }),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(NodeError::File { path, source }),
+        }
+    }
+
+    /// Keeps the new key of a rotation; it is on disk when this returns.
+    pub(crate) fn save_next(&self, next: &Identity) -> io::Result<()> {
+        let Some(path) = self.next_path() else { return Ok(()) };
+        let held = self.lock.lock();
+        if held.is_none() {
+            return Err(io::Error::other("the node has stopped"));
+        }
+        self.env.fs().write_atomic(&path, next.to_file_text().as_bytes(), FILE_MODE)
+    }
+
+    /// Puts the new key in the place of the old one, in one step, on disk when this returns.
+    pub(crate) fn commit_next(&self, next: &Identity) -> io::Result<()> {
+        let Some(path) = &self.identity else { return Ok(()) };
+        // Also after the node was told to stop: the registry has decided, and nobody else can use the directory before
+        // the lock is given up.
+        self.env.fs().write_atomic(path, next.to_file_text().as_bytes(), FILE_MODE)?;
+        self.forget_next()
+    }
+
+    /// A rotation has not taken place, or is done.
+    pub(crate) fn forget_next(&self) -> io::Result<()> {
+        let (Some(path), Some(dir)) = (self.next_path(), self.dir()) else { return Ok(()) };
+        match self.env.fs().remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        self.env.fs().sync_dir(dir)
     }
 
     /// Where trust is kept.

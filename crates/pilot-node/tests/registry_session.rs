@@ -4,7 +4,7 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::{Net, patient};
+use common::{Net, patient, until};
 use pilot_env::Env;
 use pilot_rendezvous::{Rendezvous, RendezvousConfig};
 use pilot_wire::frame::FrameDecoder;
@@ -101,6 +101,7 @@ async fn a_registry_with_tls_is_reached_by_its_fingerprint_and_another_is_refuse
     node.shutdown(std::time::Duration::from_secs(5)).await;
     config.registry_fingerprint = Some("00".repeat(32).parse().unwrap());
     let node = patient(pilot_node::Node::start(Env::real(), config)).await.unwrap();
+    until(|| node.info()["registry_error"] != "").await;
     let info = node.info();
     assert_eq!(info["registered"], false);
     assert!(info["registry_error"].as_str().unwrap().contains("fingerprint mismatch"), "{info}");

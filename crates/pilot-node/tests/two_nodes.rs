@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Net, befriend, patient, until};
+use common::{Net, PATIENCE, befriend, patient, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,4 +173,34 @@ async fn a_node_tells_those_who_follow_it_what_happened() {
     assert_eq!((&ends[0]["initiator"], &ends[0]["stats"]["bytes_recv"]), (&"remote".into(), &8.into()));
     assert_eq!((&ends[1]["initiator"], &ends[1]["stats"]["bytes_sent"]), (&"local".into(), &8.into()));
     assert_ne!(ends[0]["conn_id"], ends[1]["conn_id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_echo_service_survives_full_buffers_and_loses_nothing() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let (mut read, mut write) = tokio::io::split(patient(a.node.dial(b.at(7))).await.unwrap());
+    // More than all buffers on the way there and back, and nothing is read until writing stops.
+    let data: Vec<u8> = (0..24_000_000u32).map(|i| (i / 3) as u8).collect();
+    let (sent, all) = (data.clone(), data);
+    let full = std::sync::Arc::new(tokio::sync::Notify::new());
+    let stalled = full.clone();
+    let writing = tokio::spawn(async move {
+        for chunk in sent.chunks(1 << 20) {
+            let write = write.write_all(chunk);
+            tokio::pin!(write);
+            if tokio::time::timeout(Duration::from_millis(500), &mut write).await.is_err() {
+                stalled.notify_one();
+                write.await.unwrap();
+            }
+        }
+        write.shutdown().await.unwrap();
+        stalled.notify_one();
+    });
+    patient(full.notified()).await;
+    let mut back = Vec::new();
+    tokio::time::timeout(4 * PATIENCE, read.read_to_end(&mut back)).await.unwrap().unwrap();
+    assert!(back == all);
+    writing.await.unwrap();
 }

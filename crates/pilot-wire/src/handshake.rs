@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::base64;
 use crate::json::{self, JsonError};
 
 /// Largest message: official receivers read exactly one segment (05 §3.2).
@@ -22,6 +23,8 @@ pub enum Kind {
     Reject,
     /// Ends it.
     Revoke,
+    /// Names the sender's new key; ours alone (docs/spec/trust.md, K3). Its reason is a [`Rotation`].
+    Rotated,
 }
 
 impl Kind {
@@ -32,11 +35,44 @@ impl Kind {
             Self::Accept => "handshake_accept",
             Self::Reject => "handshake_reject",
             Self::Revoke => "handshake_revoke",
+            Self::Rotated => "handshake_key_rotated",
         }
     }
 
     fn from_str(text: &str) -> Option<Self> {
-        [Self::Request, Self::Accept, Self::Reject, Self::Revoke].into_iter().find(|kind| kind.as_str() == text)
+        [Self::Request, Self::Accept, Self::Reject, Self::Revoke, Self::Rotated]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What a node says when its key was replaced: the new key, and a signature over [`crate::signed::rotated`] with each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// The new key.
+    pub new_key: [u8; 32],
+    /// By the old key: it vouches for the new one.
+    pub by_old: [u8; 64],
+    /// By the new key: its holder wants it.
+    pub by_new: [u8; 64],
+}
+
+impl Rotation {
+    /// Reads the reason of a [`Kind::Rotated`] message: three base64 texts with a space between.
+    pub fn parse(reason: &str) -> Option<Self> {
+        let mut parts = reason.split(' ');
+        let rotation = Self {
+            new_key: base64::decode_array(parts.next()?)?,
+            by_old: base64::decode_array(parts.next()?)?,
+            by_new: base64::decode_array(parts.next()?)?,
+        };
+        parts.next().is_none().then_some(rotation)
+    }
+
+    /// The text of the reason.
+    pub fn to_reason(&self) -> String {
+        let Self { new_key, by_old, by_new } = self;
+        format!("{} {} {}", base64::encode(new_key), base64::encode(by_old), base64::encode(by_new))
     }
 }
 
@@ -157,5 +193,20 @@ impl Message {
         string(",\"reason\":", &self.reason);
         out.extend_from_slice(format!(",\"timestamp\":{}}}", self.timestamp).as_bytes());
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_is_read_as_it_was_written_and_from_nothing_else() {
+        let rotation = Rotation { new_key: [7; 32], by_old: [8; 64], by_new: [9; 64] };
+        let text = rotation.to_reason();
+        assert_eq!(Rotation::parse(&text), Some(rotation));
+        for wrong in ["", " ", &text[1..], &format!("{text} "), &format!("{text} x"), &text.replacen(' ', "  ", 1)] {
+            assert_eq!(Rotation::parse(wrong), None, "{wrong:?}");
+        }
     }
 }

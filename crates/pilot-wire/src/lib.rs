@@ -14,6 +14,7 @@
 //! | [`frame`] | length-prefixed frames of the local socket and the registry | 03 §1, 04 §3 |
 //! | [`json`] | JSON text as the official programs read and write it | 03 §8, 04 §4 |
 //! | [`base64`] | base64 as the registry reads it | 04 §6 |
+//! | [`envelope`] | requests signed for third parties | 07 §12 |
 //! | [`signed`] | the texts that are signed | 04 §6, 07 §9.2 |
 //! | [`ipc`] | local socket commands | 03, 07 §12 |
 //! | [`registry`] | registry requests and answers | 04, 07 §9 |
@@ -24,6 +25,7 @@
 pub mod addr;
 pub mod base64;
 pub mod beacon;
+pub mod envelope;
 pub mod frame;
 pub mod handshake;
 pub mod hello;

@@ -22,6 +22,12 @@ pub fn rotate_to(node: u32, new_public_key: &str) -> String {
     format!("rotate:{node}:{new_public_key}")
 }
 
+/// `rotated:<node>:<new key>`, signed with the old key and with the new one: what a node tells those who trust it
+/// (docs/spec/trust.md, K3).
+pub fn rotated(node: u32, new_public_key: &str) -> String {
+    format!("rotated:{node}:{new_public_key}")
+}
+
 /// `register:<listen_addr>:<public_key>` with both texts exactly as sent (07 §9.2).
 pub fn register(listen_addr: &str, public_key: &str) -> String {
     format!("register:{listen_addr}:{public_key}")

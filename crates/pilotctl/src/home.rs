@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use pilot_env::Env;
+use pilot_env::places::SocketPlaces;
 use pilot_wire::json;
 use serde_json::{Map, Value};
 
@@ -124,15 +126,46 @@ impl Home {
         replace(&path, text.as_bytes()).map_err(|error| CliError::internal(format!("save config: {error}")))
     }
 
-    /// The daemon's socket: `PILOT_SOCKET`, the configuration, the default.
+    /// The socket that is named: `PILOT_SOCKET`, the configuration. `/tmp/pilot.sock` in the configuration names nothing:
+    /// `init` of every release has always written it there.
     ///
     /// # Errors
     /// As [`Home::load`], and for a value that is no text.
-    pub(crate) fn socket(&self) -> Result<String, CliError> {
+    pub(crate) fn named_socket(&self) -> Result<Option<String>, CliError> {
         match &self.socket_variable {
-            Some(socket) => Ok(socket.clone()),
-            None => Ok(self.load()?.text(self, "socket")?.unwrap_or_else(|| pilot::DEFAULT_SOCKET.into())),
+            Some(socket) => Ok(Some(socket.clone())),
+            None => Ok(self.load()?.text(self, "socket")?.filter(|socket| socket != pilot::DEFAULT_SOCKET)),
         }
+    }
+
+    /// Where a daemon listens that is not told where (docs/spec/local-socket.md, L41).
+    pub(crate) fn own_socket(&self) -> String {
+        let private = SocketPlaces::of_process().private(&Env::real());
+        private.map_or_else(|| pilot::DEFAULT_SOCKET.into(), |path| path.display().to_string())
+    }
+
+    /// The daemon's socket: the one that is named, else the first of the usual places that a daemon serves, else where one
+    /// would listen.
+    ///
+    /// # Errors
+    /// As [`Home::named_socket`].
+    pub(crate) fn socket(&self) -> Result<String, CliError> {
+        Ok(self.reachable_socket()?.unwrap_or_else(|| self.own_socket()))
+    }
+
+    /// The socket as `config` shows it: without any that is named or served, the one that every program knows.
+    ///
+    /// # Errors
+    /// As [`Home::named_socket`].
+    pub(crate) fn shown_socket(&self) -> Result<String, CliError> {
+        Ok(self.reachable_socket()?.unwrap_or_else(|| pilot::DEFAULT_SOCKET.into()))
+    }
+
+    fn reachable_socket(&self) -> Result<Option<String>, CliError> {
+        if let Some(named) = self.named_socket()? {
+            return Ok(Some(named));
+        }
+        Ok(SocketPlaces::of_process().find(&Env::real()).map(|path| path.display().to_string()))
     }
 
     /// The registry as `config` shows it: `PILOT_REGISTRY`, the configuration, the default.

@@ -33,6 +33,13 @@ fn in_use(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::AddrInUse, text)
 }
 
+/// Whether somebody serves a socket. Never waits: one whose backlog is full says `WouldBlock`.
+pub(crate) fn probe(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
 impl RealUnixListener {
     pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<Self> {
         let parent = match path.parent() {
@@ -52,8 +59,13 @@ impl RealUnixListener {
                 let text = format!("{} exists and is not a socket; it was left alone", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
             }
-            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => return Err(in_use(path)),
+            Ok(meta) => match probe(path) {
+                Ok(()) => return Err(in_use(path)),
+                // SAFETY: the call has no conditions and cannot fail.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && meta.uid() != unsafe { libc::geteuid() } => {
+                    let text = format!("{} was left by user {}; it was left alone", path.display(), meta.uid());
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                }
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
                 // Its backlog is full, so somebody is there.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(in_use(path)),

@@ -5,14 +5,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pilot_env::Env;
 use pilot_env::args::{Flag, Flags, Program, split_host_port};
+use pilot_env::places::SocketPlaces;
 use pilot_proto::endpoint::Encryption;
 use pilot_proto::trust::{Approval, NetworkApproval};
 use pilot_services::dataexchange::DataExchange;
 use pilot_wire::base64;
 use pilot_wire::service::dataexchange::record::InboxFormat;
 
-use crate::config::{DEFAULT_BEACON, DEFAULT_REGISTRY, DEFAULT_SOCKET, NodeConfig};
+use crate::config::{DEFAULT_BEACON, DEFAULT_REGISTRY, NodeConfig};
 use crate::error::NodeError;
 use crate::webhook::WebhookTarget;
 
@@ -32,7 +34,12 @@ pub(super) const PROGRAM: Program = Program {
         Flag::text("registry-fingerprint", "", "SHA-256 of the registry's certificate, 64 hex digits"),
         Flag::host_port("beacon", DEFAULT_BEACON, "beacon for discovery, punching and relay; empty for none"),
         Flag::host_port("listen", ":0", "UDP address of the tunnel socket"),
-        Flag::text("socket", DEFAULT_SOCKET, "socket for programs on this host"),
+        Flag::text(
+            "socket",
+            "",
+            "socket for programs on this host; empty: $XDG_RUNTIME_DIR/pilot/pilot.sock or ~/.pilot/pilot.sock, and \
+             /tmp/pilot.sock besides if that is free",
+        ),
         Flag::host_port("endpoint", "", "fixed public address to register instead of what the beacon sees"),
         Flag::text("identity", "", "identity file; empty: a new identity every start"),
         Flag::text("owner", "", "owner, told to the registry"),
@@ -186,6 +193,19 @@ fn dataexchange(flags: &Flags) -> DataExchange {
     offer
 }
 
+/// Where local programs find a daemon that was not told where to listen (docs/spec/local-socket.md, L41).
+fn place_sockets(config: &mut NodeConfig, places: &SocketPlaces, env: &Env) {
+    let shared = places.shared().map(ToOwned::to_owned);
+    match places.private(env) {
+        Some(private) => {
+            config.socket = Some(private);
+            config.private_socket = true;
+            config.shared_socket = shared;
+        }
+        None => config.socket = shared,
+    }
+}
+
 /// Everything the program is told.
 pub(super) struct Settings {
     pub(super) node: NodeConfig,
@@ -241,7 +261,10 @@ fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
     }
     config.beacon = flags.non_empty("beacon").map(str::to_owned);
     config.listen = local_address(flags, "listen")?;
-    config.socket = Some(PathBuf::from(flags.non_empty("socket").unwrap_or(DEFAULT_SOCKET)));
+    match flags.non_empty("socket") {
+        Some(path) => config.socket = Some(PathBuf::from(path)),
+        None => place_sockets(&mut config, &SocketPlaces::of_process(), &Env::real()),
+    }
     config.endpoint = endpoint(flags);
     config.encrypt = encryption(flags);
     config.allow_scheme_a = flags.bool("scheme-a");
@@ -308,6 +331,21 @@ mod tests {
         assert_eq!(config.listen, "[::]:0".parse().unwrap());
         assert_eq!((config.encrypt, config.public), (Encryption::Required, false));
         assert_eq!(config.approval, Approval::default());
+    }
+
+    #[test]
+    fn a_socket_that_is_given_is_the_only_one() {
+        let config = parse(&["-socket", "/run/x.sock"]).unwrap();
+        assert_eq!(config.socket.as_deref(), Some(std::path::Path::new("/run/x.sock")));
+        assert!(config.shared_socket.is_none() && !config.private_socket);
+        let (mut config, home) = (NodeConfig::default(), PathBuf::from("/home/nobody"));
+        let shared = Some(PathBuf::from("/shared/pilot.sock"));
+        place_sockets(&mut config, &SocketPlaces::new(None, Some(home), shared.clone()), &Env::real());
+        assert_eq!(config.socket, Some(PathBuf::from("/home/nobody/.pilot/pilot.sock")));
+        assert!(config.private_socket && config.shared_socket == shared);
+        let mut config = NodeConfig::default();
+        place_sockets(&mut config, &SocketPlaces::new(None, None, shared.clone()), &Env::real());
+        assert_eq!((config.socket, config.shared_socket), (shared, None));
     }
 
     #[test]

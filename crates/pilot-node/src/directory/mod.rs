@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use pilot_env::Env;
 use pilot_proto::directory::{self as core, Call, CallError, CallId, DirectoryConfig, DirectoryEvent};
+use pilot_proto::identity::Identity;
 use pilot_wire::registry::{Fields, LookupOk, ResolveOk};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -217,6 +218,28 @@ impl Directory {
     /// Says whether this node takes tasks.
     pub(crate) async fn set_task_exec(&self, enabled: bool) -> Result<Value> {
         self.ask_registered(Call::SetTaskExec { enabled }).await.map(value)
+    }
+
+    /// All networks.
+    pub(crate) async fn list_networks(&self) -> Result<Value> {
+        self.ask(Call::ListNetworks).await.map(value)
+    }
+
+    /// Members of a network.
+    pub(crate) async fn list_nodes(&self, network: u16) -> Result<Value> {
+        self.ask(Call::ListNodes { network }).await.map(value)
+    }
+
+    /// A command about membership, with the registry's answer.
+    pub(crate) async fn network(&self, call: Call) -> Result<Value> {
+        self.ask_registered(call).await.map(value)
+    }
+
+    /// Replaces our key; [`DirectoryEvent::Rotated`] says when it is decided. False when it cannot begin.
+    pub(crate) fn rotate_key(&self, next: Arc<Identity>) -> bool {
+        let begun = self.session.with(|core, now| core.rotate_key(now, next));
+        self.session.wake.notify_one();
+        begun
     }
 
     /// Removes this node's entry. The key keeps its id.

@@ -7,17 +7,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilot_proto::directory::Call;
 use pilot_proto::endpoint::ConnId;
 use pilot_wire::SocketAddress;
 use pilot_wire::ipc::ext::{is_extension, op::GREET};
-use pilot_wire::ipc::{Answer, HandshakeCommand, MAX_HANDSHAKE_WAIT_MS, MAX_TAGS, Request, RequestError, op, text};
+use pilot_wire::ipc::{
+    Answer, HandshakeCommand, MAX_HANDSHAKE_WAIT_MS, MAX_TAGS, NetworkCommand, Request, RequestError, managed, op, text,
+};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientPort, MAX_CONNS};
 use super::ext::{self, Verdict};
 use super::replies::Ticket;
-use super::{pump, texts};
-use crate::node::Shared;
+use super::{envelope, pump, texts};
+use crate::node::{Shared, fitting};
+
+/// Bytes of JSON one list may take of an answer of at most 1 MiB.
+const MAX_LIST: usize = 1_000_000;
 
 /// One client's commands.
 pub(super) struct Commands {
@@ -96,6 +102,29 @@ impl Commands {
         })
     }
 
+    /// Says whether a datagram has left. To a node that nothing is known of it could still fail when the registry is asked,
+    /// so the registry is asked first.
+    fn confirmed_datagram(&self, ticket: Ticket, to: SocketAddress, data: &[u8]) {
+        let known = to.addr.is_broadcast() || self.node.engine.look(|core, _| core.endpoint.knows(to.addr.node));
+        if known || self.node.node() == 0 {
+            let sent = self.datagram(to, data);
+            return self.answer(ticket, sent.map(|()| Answer::SendToConfirmOk));
+        }
+        let sending = Self::new(self.node.clone(), self.client.clone());
+        let data = data.to_vec();
+        self.node.spawn(async move {
+            let sent = match sending.node.directory.resolve(to.addr.node).await {
+                Err(error) if !error.is_unavailable() => {
+                    Err(format!("sendto: {}", text::resolve_node(to.addr.node, error)))
+                }
+                // Without a registry the tunnel tries what it remembers.
+                Ok(_) | Err(_) => sending.datagram(to, &data),
+            };
+            sending.node.engine.pump();
+            sending.answer(ticket, sent.map(|()| Answer::SendToConfirmOk));
+        });
+    }
+
     fn expect(&self, opcode: u8) -> Ticket {
         self.client.state.lock().replies.expect(opcode)
     }
@@ -119,10 +148,7 @@ impl Commands {
                 pump::close(&node.engine, &self.client, ConnId(conn));
                 self.answer(ticket, Ok(Answer::CloseOk { conn }));
             }
-            Request::SendToConfirm { to, data } => {
-                let sent = self.datagram(to, data);
-                self.answer(ticket, sent.map(|()| Answer::SendToConfirmOk));
-            }
+            Request::SendToConfirm { to, data } => self.confirmed_datagram(ticket, to, data),
             Request::Info => self.json(ticket, op::INFO_OK, &node.info()),
             Request::Health => self.json(ticket, op::HEALTH_OK, &node.health()),
             Request::PreferDirect { node: peer } => self.json(ticket, op::PREFER_DIRECT_OK, &node.prefer_direct(peer)),
@@ -167,8 +193,84 @@ impl Commands {
                 Ok(()) => self.json(ticket, op::SET_WEBHOOK_OK, &json!({ "webhook": url })),
                 Err(why) => self.answer(ticket, Err(format!("set_webhook: {why}"))),
             },
+            Request::Network(command) => self.network(ticket, command),
+            Request::SignEnvelope(body) => {
+                self.settled(ticket, op::SIGN_ENVELOPE_OK, "sign_envelope", envelope::sign(&node, body));
+            }
+            Request::VerifyEnvelope(body) => {
+                let body = body.to_vec();
+                self.registry(ticket, op::VERIFY_ENVELOPE_OK, "verify_envelope", async move {
+                    envelope::verify(&node, &body).await
+                });
+            }
+            Request::RotateKey => {
+                self.registry(ticket, op::ROTATE_KEY_OK, "rotate_key", async move { node.rotate_key().await });
+            }
+            // There is no engine here that could manage networks, and nobody who issues or checks badges (07 §12).
+            Request::Managed { sub: sub @ (managed::STATUS | managed::CYCLE..=managed::RECONCILE), .. } => {
+                tracing::debug!(sub, "a managed network was asked for");
+                self.refuse(ticket, "managed: no active managed networks");
+            }
+            Request::Managed { sub, .. } => self.refuse(ticket, &format!("managed: unknown sub-command 0x{sub:02X}")),
+            Request::Broadcast { .. } => self.refuse(
+                ticket,
+                "broadcast: broadcast denied: daemon has no admin token configured; send to each member instead",
+            ),
+            Request::SubmitBadge(body) => {
+                let why = envelope::refuse_json(body, "submit_badge", ["badge", "badge_sig"]);
+                self.refuse(
+                    ticket,
+                    &why.unwrap_or_else(|| {
+                        "submit_badge: this network has nobody who checks badges; trust nodes by handshake".to_owned()
+                    }),
+                );
+            }
+            Request::EnrollRecovery(body) => {
+                let why = envelope::refuse_json(body, "enroll_recovery", ["enrollment", "enrollment_sig"]);
+                self.refuse(ticket, &why.unwrap_or_else(|| {
+                    "enroll_recovery: this network has nobody who recovers addresses; keep a copy of the identity file"
+                        .to_owned()
+                }));
+            }
             _ => self.answer(ticket, Err(text::unknown_command(opcode))),
         }
+    }
+
+    fn refuse(&self, ticket: Ticket, why: &str) {
+        self.answer(ticket, Err(why.to_owned()));
+    }
+
+    /// Answers at once with a JSON object, or with the command's name and the error.
+    fn settled(&self, ticket: Ticket, opcode: u8, command: &'static str, result: Result<Value, String>) {
+        match result {
+            Ok(value) => self.json(ticket, opcode, &value),
+            Err(why) => self.answer(ticket, Err(format!("{command}: {why}"))),
+        }
+    }
+
+    /// What the registry says about networks. Texts begin as those of official daemons do.
+    fn network(&self, ticket: Ticket, command: NetworkCommand) {
+        let node = self.node.clone();
+        let (name, call) = match command {
+            NetworkCommand::List => {
+                return self.registry(ticket, op::NETWORK_OK, "network list", async move {
+                    node.directory.list_networks().await
+                });
+            }
+            NetworkCommand::Members { network } => {
+                return self.registry(ticket, op::NETWORK_OK, "network members", async move {
+                    node.directory.list_nodes(network).await
+                });
+            }
+            NetworkCommand::Join { network, token } => ("network join", Call::JoinNetwork { network, token }),
+            NetworkCommand::Leave { network } => ("network leave", Call::LeaveNetwork { network }),
+            NetworkCommand::Invite { network, node } => ("network invite", Call::InviteToNetwork { network, node }),
+            NetworkCommand::PollInvites => ("network poll-invites", Call::PollInvites),
+            NetworkCommand::Respond { network, accept } => {
+                ("network respond-invite", Call::RespondInvite { network, accept })
+            }
+        };
+        self.registry(ticket, op::NETWORK_OK, name, async move { node.directory.network(call).await });
     }
 
     fn json(&self, ticket: Ticket, opcode: u8, value: &Value) {
@@ -243,28 +345,35 @@ impl Commands {
             HandshakeCommand::Pending => {
                 self.registry(ticket, op::HANDSHAKE_OK, "handshake pending", async move {
                     node.trust.refresh().await;
-                    Ok::<_, String>(json!({ "pending": node.trust.pending() }))
+                    Ok::<_, String>(cut_list("pending", node.trust.pending()))
                 });
             }
             HandshakeCommand::Trusted => {
                 self.registry(ticket, op::HANDSHAKE_OK, "handshake trusted", async move {
                     node.trust.refresh().await;
-                    Ok::<_, String>(json!({ "trusted": node.trust.trusted() }))
+                    Ok::<_, String>(cut_list("trusted", node.trust.trusted()))
                 });
             }
             HandshakeCommand::Request { node: peer, justification } => {
                 self.registry(ticket, op::HANDSHAKE_OK, "handshake request", async move {
-                    node.trust.request(peer, justification).await.map(|()| done(peer, "sent"))
+                    // `sent` is what every release says; what really happened is beside it (03 §16.11).
+                    let already = node.trust.is_trusted(peer);
+                    let sent = node.trust.request(peer, justification).await;
+                    sent.map(|()| json!({ "node_id": peer, "status": "sent", "already_trusted": already }))
                 });
             }
             HandshakeCommand::Approve { node: peer } => {
                 self.registry(ticket, op::HANDSHAKE_OK, "handshake approve", async move {
-                    node.trust.approve(peer).await.map(|()| done(peer, "approved"))
+                    let waited = node.trust.waits(peer).await;
+                    let approved = node.trust.approve(peer).await;
+                    approved.map(|()| json!({ "node_id": peer, "status": "approved", "was_pending": waited }))
                 });
             }
             HandshakeCommand::Reject { node: peer, reason } => {
                 self.registry(ticket, op::HANDSHAKE_OK, "handshake reject", async move {
-                    node.trust.reject(peer, reason).await.map(|()| done(peer, "rejected"))
+                    let waited = node.trust.waits(peer).await;
+                    let rejected = node.trust.reject(peer, reason).await;
+                    rejected.map(|()| json!({ "node_id": peer, "status": "rejected", "was_pending": waited }))
                 });
             }
             HandshakeCommand::Revoke { node: peer } => {
@@ -285,5 +394,34 @@ impl Commands {
                 });
             }
         }
+    }
+}
+
+/// A list that fits an answer; what does not is left out, and said so (07 §12).
+pub(super) fn cut_list(name: &str, elements: Vec<Value>) -> Value {
+    let (list, cut) = fitting(elements.into_iter(), MAX_LIST);
+    let mut object = json!({ name: list });
+    if cut {
+        object[format!("{name}_truncated")] = Value::Bool(true);
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_more_than_eight_thousand_trusted_nodes_stays_below_the_frame_limit_and_says_so() {
+        let element =
+            |node: u32| json!({ "node_id": node, "public_key": "k".repeat(44), "approved_at": 1_780_000_000 });
+        let few = cut_list("trusted", (0..100).map(element).collect());
+        assert_eq!(few["trusted"].as_array().unwrap().len(), 100);
+        assert!(few.get("trusted_truncated").is_none());
+        let many = cut_list("trusted", (0..20_000).map(element).collect());
+        let mut frame = Vec::new();
+        Answer::emit_json(op::HANDSHAKE_OK, &many, &mut frame).unwrap();
+        assert_eq!(many["trusted_truncated"], true);
+        assert!(many["trusted"].as_array().unwrap().len() > 8000);
     }
 }

@@ -6,11 +6,13 @@
 //! | `replies` | the order of answers without request ids |
 //! | `commands` | what each command does |
 //! | `pump` | the way between the protocol core and a client's socket |
+//! | `envelope` | requests signed for third parties |
 //! | `texts` | error texts |
 //! | `ext` | the extension: request ids, credit, half-close, calls into services |
 
 mod client;
 mod commands;
+mod envelope;
 mod ext;
 mod pump;
 mod replies;
@@ -26,7 +28,8 @@ use parking_lot::Mutex;
 use pilot_env::{UnixListener, UnixStream};
 use pilot_wire::SocketAddress;
 use pilot_wire::frame::FrameDecoder;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use pilot_wire::ipc::Answer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::engine::{ConnOwner, Incoming, PortOwner, Wakers};
 use crate::node::Shared;
@@ -36,7 +39,7 @@ use ext::Verdict;
 
 pub(crate) use ext::NodeMethods;
 
-/// Programs connected at once (07 §12). A further one is disconnected at once.
+/// Programs connected at once (07 §12). A further one is told so and disconnected.
 const MAX_CLIENTS: usize = 1024;
 /// Bytes read from a client at once.
 const READ_SIZE: usize = 256 * 1024;
@@ -134,16 +137,26 @@ pub(crate) async fn serve(node: Arc<Shared>, listener: UnixListener) {
         // Root can read the daemon's memory anyway; anybody else has no business here.
         if uid != own && uid != 0 {
             tracing::warn!(uid, "refused a local client of another user");
+            turn_away(stream, format!("permission denied: this daemon serves user {own}, not user {uid}")).await;
             continue;
         }
         if node.clients.len() >= MAX_CLIENTS {
             tracing::warn!(limit = MAX_CLIENTS, "refused a local client: too many are connected");
+            turn_away(stream, format!("too many local clients (limit {MAX_CLIENTS})")).await;
             continue;
         }
         let client = Arc::new(Client::default());
         node.clients.0.lock().push(client.clone());
         let serving = serve_client(node.clone(), client, stream);
         node.spawn(serving);
+    }
+}
+
+/// Tells a program why it is not served. It has just connected, so its socket has room for that.
+async fn turn_away(mut stream: UnixStream, why: String) {
+    let mut frame = Vec::new();
+    if Answer::error(why).emit(&mut frame).is_ok() {
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&frame)).await;
     }
 }
 

@@ -32,8 +32,8 @@ impl Shared {
             (None, None) => self.engine.local_addr().to_string(),
         };
         let networks: Value = if status.networks.is_empty() { Value::Null } else { json!(status.networks) };
-        let (peers, peers_cut) = list(snapshot.peers.iter().map(peer_json), LISTS_LEN / 2);
-        let (conns, conns_cut) = list(snapshot.conns.iter().map(conn_json), LISTS_LEN / 2);
+        let (peers, peers_cut) = fitting(snapshot.peers.iter().map(peer_json), LISTS_LEN / 2);
+        let (conns, conns_cut) = fitting(snapshot.conns.iter().map(conn_json), LISTS_LEN / 2);
         let registered = *self.registered.borrow();
         let more = json!({
             "node_id": self.node(),
@@ -43,7 +43,7 @@ impl Shared {
             "ports": snapshot.ports.len(),
             "encrypt": self.config.encrypt != Encryption::Off,
             "identity": self.store.is_persistent(),
-            "public_key": self.identity.public_key_base64(),
+            "public_key": self.identity().public_key_base64(),
             "owner": self.config.owner,
             "email": self.config.owner,
             "pkts_sent": snapshot.counters.pkts_sent,
@@ -91,14 +91,14 @@ impl Shared {
     /// The connections, at most `limit` of them, as Info lists them.
     pub(crate) fn connections(&self, limit: usize) -> Value {
         let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
-        let (list, _) = list(snapshot.conns.iter().take(limit).map(conn_json), LISTS_LEN);
+        let (list, _) = fitting(snapshot.conns.iter().take(limit).map(conn_json), LISTS_LEN);
         json!({ "connections": list, "total": snapshot.conns.len() })
     }
 
     /// The peers, at most `limit` of them, as Info lists them.
     pub(crate) fn peers(&self, limit: usize) -> Value {
         let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
-        let (list, _) = list(snapshot.peers.iter().take(limit).map(peer_json), LISTS_LEN);
+        let (list, _) = fitting(snapshot.peers.iter().take(limit).map(peer_json), LISTS_LEN);
         json!({ "peers": list, "total": snapshot.peers.len() })
     }
 
@@ -155,7 +155,7 @@ impl Shared {
 }
 
 /// As many elements as fit `room` bytes of JSON, and whether some were left out.
-fn list(elements: impl Iterator<Item = Value>, room: usize) -> (Value, bool) {
+pub(crate) fn fitting(elements: impl Iterator<Item = Value>, room: usize) -> (Value, bool) {
     let mut used = 0;
     let mut kept = Vec::new();
     for element in elements {
@@ -248,4 +248,18 @@ fn counters_json(snapshot: &EndpointInfo, send_errors: u64) -> Value {
         "punches_sent": c.punches_sent,
         "send_errors": send_errors,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_more_than_eight_thousand_records_stays_below_the_frame_limit() {
+        let peer = |node: u32| json!({ "node_id": node, "endpoint": "203.0.113.200:65535", "encrypted": true });
+        let (list, cut) = fitting((0..30_000).map(peer), LISTS_LEN / 2);
+        assert!(cut && wire_json::to_vec(&list).len() <= LISTS_LEN / 2);
+        let (list, cut) = fitting((0..8000).map(peer), LISTS_LEN);
+        assert!(!cut && list.as_array().unwrap().len() == 8000);
+    }
 }

@@ -5,15 +5,16 @@ mod info;
 mod metrics;
 mod monitor;
 mod notices;
+mod rotate;
 mod session;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use pilot_env::Env;
+use parking_lot::{Mutex, RwLock};
 use pilot_env::tls::TlsConnector;
+use pilot_env::{Env, UnixListener};
 use pilot_proto::directory::{DirectoryConfig, DirectoryEvent};
 use pilot_proto::endpoint::{BindError, EndpointConfig};
 use pilot_proto::identity::Identity;
@@ -34,7 +35,9 @@ use crate::local::{self, Clients, NodeMethods};
 use crate::store::{Memory, Store};
 use crate::trust::TrustService;
 use crate::webhook::{Webhook, WebhookTarget};
+use rotate::Rotation;
 
+pub(crate) use info::fitting;
 pub(crate) use metrics::Metrics;
 pub use monitor::{Check, Monitor, Readiness};
 
@@ -76,7 +79,8 @@ pub(crate) struct Status {
 pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) config: NodeConfig,
-    pub(crate) identity: Arc<Identity>,
+    identity: RwLock<Arc<Identity>>,
+    pub(crate) rotation: Rotation,
     pub(crate) engine: Arc<Engine>,
     pub(crate) directory: Directory,
     pub(crate) trust: TrustService,
@@ -214,6 +218,7 @@ impl Node {
             holder::check(&env, identity).await?;
         }
         let (store, identity) = Store::open(&env, config.identity.as_deref())?;
+        let next = store.load_next()?;
         let store = Arc::new(store);
         let memory = store.load_memory();
         let socket = env.bind_udp(config.listen).map_err(|source| NodeError::Listen { addr: config.listen, source })?;
@@ -241,6 +246,7 @@ impl Node {
             public: Some(memory.public(config.public)),
             tags: memory.tags(),
             heartbeat: config.keepalive,
+            next_identity: next.clone(),
             ..DirectoryConfig::new(identity.clone())
         };
         let (directory, link, session) = Directory::start(env.clone(), target, wanted);
@@ -257,7 +263,8 @@ impl Node {
             node_id: watch::Sender::new(memory.node),
             registered: watch::Sender::new(false),
             config,
-            identity,
+            identity: RwLock::new(identity),
+            rotation: Rotation::new(next),
             engine,
             directory,
             trust,
@@ -295,15 +302,7 @@ impl Node {
         notices: tokio::sync::mpsc::Receiver<pilot_proto::endpoint::Event>,
     ) -> Result<(), NodeError> {
         let shared = &self.shared;
-        let local = match &shared.config.socket {
-            Some(path) => Some(
-                shared
-                    .env
-                    .unix_listen(path, SOCKET_MODE)
-                    .map_err(|source| NodeError::LocalSocket { path: path.clone(), source })?,
-            ),
-            None => None,
-        };
+        let sockets = listen_locally(shared)?;
         for offer in &shared.config.services {
             self.serve(offer.as_ref())?;
         }
@@ -334,7 +333,7 @@ impl Node {
             () = given_up => {}
             () = shared.env.sleep(FIRST_REGISTRATION) => {}
         }
-        if let Some(listener) = local {
+        for listener in sockets {
             shared.spawn(local::serve(shared.clone(), listener));
         }
         Ok(())
@@ -390,7 +389,7 @@ impl Node {
 
     /// Our Ed25519 key.
     pub fn public_key(&self) -> [u8; 32] {
-        self.shared.identity.public_key()
+        self.shared.identity().public_key()
     }
 
     /// Waits until the registry has given an address, and returns it.
@@ -518,6 +517,15 @@ impl Node {
         });
     }
 
+    /// Replaces the identity key by a new one, at the registry, on disk and at the nodes that trust us; the address stays.
+    /// The answer tells `public_key`, `peers_told` and the ids `peers_not_told`, who need a new handshake.
+    ///
+    /// # Errors
+    /// Says why not, and which key is in use.
+    pub async fn rotate_key(&self) -> Result<Value, String> {
+        self.shared.rotate_key().await
+    }
+
     /// Ends everything in an orderly way: streams get their end, clients their CloseOK, the registry a farewell. Returns
     /// after at most `deadline` and a little.
     pub async fn shutdown(self, deadline: Duration) {
@@ -558,6 +566,28 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.shared.stop.cancel();
     }
+}
+
+/// Opens the local sockets.
+fn listen_locally(shared: &Shared) -> Result<Vec<UnixListener>, NodeError> {
+    let Some(path) = &shared.config.socket else { return Ok(Vec::new()) };
+    let opened = if shared.config.private_socket {
+        shared.env.unix_listen_private(path, SOCKET_MODE)
+    } else {
+        shared.env.unix_listen(path, SOCKET_MODE)
+    };
+    let mut sockets = vec![opened.map_err(|source| NodeError::LocalSocket { path: path.clone(), source })?];
+    if let Some(path) = &shared.config.shared_socket {
+        match shared.env.unix_listen(path, SOCKET_MODE) {
+            Ok(listener) => sockets.push(listener),
+            Err(error) => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "programs that look for their daemon only there will not find this one"
+            ),
+        }
+    }
+    Ok(sockets)
 }
 
 /// Writes the memory of peers now and then.

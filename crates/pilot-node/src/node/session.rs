@@ -68,6 +68,10 @@ async fn handle(shared: &Arc<Shared>, event: DirectoryEvent) {
         // A registry that comes back may have a beacon beside it that knows nobody, and through which nobody is reached
         // until its nodes have said where they are.
         DirectoryEvent::Online(true) => shared.engine.with(|core, now| core.endpoint.rediscover(now)),
+        // It tells peers, which takes a while.
+        DirectoryEvent::Rotated { public_key, result } => {
+            shared.spawn(super::rotate::decided(shared.clone(), public_key, result));
+        }
         other => tracing::debug!(?other, "registry"),
     }
 }

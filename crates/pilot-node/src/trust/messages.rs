@@ -73,7 +73,7 @@ async fn run(node: Arc<Shared>, peer: u32) {
 }
 
 /// Delivers one message: the peer has acknowledged it when this returns.
-async fn deliver(node: &Arc<Shared>, peer: u32, message: &[u8]) -> io::Result<()> {
+pub(super) async fn deliver(node: &Arc<Shared>, peer: u32, message: &[u8]) -> io::Result<()> {
     let remote = SocketAddress::new(Address::backbone(peer), PORT);
     let dial = node.engine.dial(remote).map_err(io::Error::other)?;
     let mut stream = dial.await.map_err(io::Error::other)?;

@@ -239,6 +239,13 @@ impl TrustService {
                 node.engine.with(|core, now| core.endpoint.set_trusted(now, peer, key));
                 self.changes.send_modify(|count| *count += 1);
             }
+            TrustEvent::Rotated { node: peer, old, new } => {
+                tracing::info!(peer, "a trusted node has replaced its key, signed by the one it had");
+                let unix = self.env.unix().as_secs();
+                node.memory.lock().note(peer, unix, |known| known.key = Some(new));
+                node.engine.with(|core, _| core.endpoint.rotate_peer(peer, old, new));
+                self.changes.send_modify(|count| *count += 1);
+            }
             TrustEvent::Untrusted { node: peer } => {
                 node.engine.with(|core, now| core.endpoint.remove_trusted(now, peer));
                 self.changes.send_modify(|count| *count += 1);
@@ -291,6 +298,12 @@ impl TrustService {
         }
     }
 
+    /// Whether a request of this node waits.
+    pub(crate) async fn waits(&self, node: u32) -> bool {
+        self.refresh().await;
+        self.trust.lock().pending().any(|(peer, _)| peer == node)
+    }
+
     /// Approves a waiting request; nothing happens when there is none. The decision is on disk when this returns.
     ///
     /// # Errors
@@ -322,6 +335,23 @@ impl TrustService {
             Err(TrustError::NotTrusted(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Tells a trusted node that `next` has replaced our key. Says whether it has heard.
+    pub(crate) async fn tell_rotation(&self, node: &Arc<Shared>, peer: u32, next: &Identity) -> bool {
+        let composed = self.trust.lock().rotation_message(self.at(), peer, next);
+        match composed {
+            Ok(message) => messages::deliver(node, peer, &message).await.is_ok(),
+            Err(error) => {
+                tracing::error!(%error, "cannot write a message about the new key");
+                false
+            }
+        }
+    }
+
+    /// Signs with another key from now on.
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>) {
+        self.trust.lock().set_identity(identity);
     }
 
     /// Waiting requests, as the local socket lists them (03 §9).

@@ -491,6 +491,26 @@ async fn the_daemons_own_calls_answer_without_a_service() {
     let peers = client.call("peers", &json!({ "limit": 1 })).await;
     assert_eq!(peers["peers"][0]["node_id"], b.id());
     assert_eq!(client.call("connections", &json!({ "limit": 0 })).await["connections"], json!([]));
+    // The official commands as calls, with codes.
+    let trusted = client.call("trust.trusted", &Value::Null).await;
+    assert_eq!(trusted["trusted"][0]["node_id"], b.id());
+    assert_eq!(client.call("trust.wait", &json!({ "node": b.id() })).await["trusted"], true);
+    let request = client.call("trust.request", &json!({ "node": b.id() })).await;
+    assert_eq!((&request["status"], &request["already_trusted"]), (&json!("sent"), &json!(true)));
+    assert_eq!(client.call("hostname.set", &json!({ "hostname": "alice" })).await["hostname"], "alice");
+    assert_eq!(client.call("hostname.resolve", &json!({ "hostname": "alice" })).await["node_id"], a.id());
+    assert_eq!(client.call("visibility.set", &json!({ "public": true })).await["visibility"], "public");
+    assert_eq!(client.call("tags.set", &json!({ "tags": ["web"] })).await["tags"], json!(["web"]));
+    for (method, params, code) in [
+        ("trust.approve", json!({ "node": "x" }), "invalid_argument"),
+        ("trust.revoke", json!({ "node": 4000 }), "not_trusted"),
+        ("tags.set", json!({ "tags": ["a", "b", "c", "d"] }), "invalid_argument"),
+        ("visibility.set", json!({}), "invalid_argument"),
+        ("hostname.resolve", json!({ "hostname": "nobody" }), "hostname_not_found"),
+    ] {
+        let request = client.start_call(method, &params).await;
+        assert_eq!(client.code(request).await, code, "{method}");
+    }
     // The same for a program that embeds the node.
     assert_eq!(a.node.call("health", Value::Null).await.unwrap()["status"], "ok");
     client.send(ClientFrame::Close { stream }).await;

@@ -5,6 +5,8 @@ mod common;
 
 mod ext_client;
 mod extension;
+mod newer;
+mod placement;
 mod server;
 mod services;
 mod vectors;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::common::client::Client;
 use crate::common::{Net, TestNode, befriend, patient, until};
 use pilot_wire::SocketAddress;
-use pilot_wire::ipc::{Answer, Request};
+use pilot_wire::ipc::{Answer, HandshakeCommand, Request};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn bind(client: &mut Client, port: u16) {
@@ -237,6 +238,13 @@ async fn the_status_object_has_the_keys_of_every_release() {
     }
     let health = client.ask_json(&Request::Health).await;
     assert_eq!(health["status"], "ok");
+    // 03 §16.13: by which way a peer is reached, and an uptime that is one.
+    let b = net.node().await;
+    befriend(&a, &b).await;
+    let info = client.ask_json(&Request::Info).await;
+    let peer = info["peer_list"].as_array().unwrap().iter().find(|peer| peer["node_id"] == b.id()).unwrap();
+    assert!(peer["relay"].is_boolean() && ["direct", "relay"].contains(&peer["path"].as_str().unwrap()), "{peer}");
+    assert!(info["uptime_secs"].as_u64().unwrap() < 3600);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,4 +260,95 @@ async fn a_shutdown_tells_every_client_and_removes_the_socket() {
     assert_eq!(Answer::parse(&body).unwrap(), Answer::CloseOk { conn });
     assert!(client.next_or_end().await.is_none());
     assert!(!socket.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sends_on_a_stream_of_another_client_but_may_close_it_by_number() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let (mut owner, mut other) = (Client::connect(&a.socket()).await, Client::connect(&a.socket()).await);
+    let conn = dial(&mut owner, b.at(7)).await;
+    other.send(&Request::Send { conn, data: b"intruder" }).await;
+    assert_eq!(error_text(&other.next().await), format!("connection {conn} not found"));
+    owner.send(&Request::Send { conn, data: b"mine" }).await;
+    let body = owner.next().await;
+    assert_eq!(Answer::parse(&body).unwrap(), Answer::Recv { conn, data: b"mine" });
+    let body = other.ask(&Request::Close { conn }).await;
+    assert_eq!(Answer::parse(&body).unwrap(), Answer::CloseOk { conn });
+    let body = owner.next().await;
+    assert_eq!(Answer::parse(&body).unwrap(), Answer::CloseOk { conn });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_closed_by_its_number_ends_at_once() {
+    let net = Net::new().await;
+    let (a, gone) = (net.node().await, net.node().await);
+    befriend(&a, &gone).await;
+    let nowhere = gone.at(2000);
+    drop(gone);
+    let (mut dialler, mut other) = (Client::connect(&a.socket()).await, Client::connect(&a.socket()).await);
+    dialler.send(&Request::Dial { remote: nowhere }).await;
+    let number = || {
+        let info = a.node.info();
+        let conns = info["conn_list"].as_array().unwrap();
+        let dialling = conns.iter().find(|conn| conn["state"] == "SYN_SENT");
+        dialling.and_then(|conn| conn["id"].as_u64())
+    };
+    until(|| number().is_some()).await;
+    let conn = u32::try_from(number().unwrap()).unwrap();
+    let body = other.ask(&Request::Close { conn }).await;
+    assert_eq!(Answer::parse(&body).unwrap(), Answer::CloseOk { conn });
+    assert_eq!(error_text(&dialler.next().await), "dial cancelled");
+    assert_eq!(number(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_accepted_while_their_client_leaves_are_not_left_open() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    for _ in 0..5 {
+        let mut client = Client::connect(&b.socket()).await;
+        bind(&mut client, 2000).await;
+        let mut dialler = Client::connect(&a.socket()).await;
+        for _ in 0..20 {
+            dialler.send(&Request::Dial { remote: b.at(2000) }).await;
+        }
+        accept(&mut client).await;
+        drop(client);
+        // Each dial is answered, refused once the port is free again; each stream ends, in order or by a reset.
+        let (mut open, mut answered) = (0, 0);
+        while answered < 20 || open > 0 {
+            match Answer::parse(&dialler.next().await).unwrap() {
+                Answer::DialOk { .. } => (open, answered) = (open + 1, answered + 1),
+                Answer::Error { .. } => answered += 1,
+                Answer::CloseOk { .. } => open -= 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        until(|| !b.node.info()["conn_list"].as_array().unwrap().iter().any(|conn| conn["state"] == "ESTABLISHED"))
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_commands_say_what_really_happened_beside_the_official_status() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    let mut client = Client::connect(&a.socket()).await;
+    let (approve, reject) =
+        (HandshakeCommand::Approve { node: b.id() }, HandshakeCommand::Reject { node: b.id(), reason: String::new() });
+    let answer = client.ask_json(&Request::Handshake(approve.clone())).await;
+    assert_eq!((&answer["status"], &answer["was_pending"]), (&json!("approved"), &json!(false)));
+    let answer = client.ask_json(&Request::Handshake(reject)).await;
+    assert_eq!((&answer["status"], &answer["was_pending"]), (&json!("rejected"), &json!(false)));
+    assert!(!a.node.trust().is_trusted(b.id()));
+    patient(b.node.trust().request(a.id(), "please".to_owned())).await.unwrap();
+    until(|| !a.node.trust().pending().is_empty()).await;
+    let answer = client.ask_json(&Request::Handshake(approve)).await;
+    assert_eq!((&answer["status"], &answer["was_pending"]), (&json!("approved"), &json!(true)));
+    let request = HandshakeCommand::Request { node: b.id(), justification: String::new() };
+    let answer = client.ask_json(&Request::Handshake(request)).await;
+    assert_eq!((&answer["status"], &answer["already_trusted"]), (&json!("sent"), &json!(true)));
 }

@@ -23,6 +23,8 @@ pub(super) enum Asker {
     Attribute(Attribute),
     /// A trust report about this node, or its end.
     Trust(u32, bool),
+    /// The rotation of our key.
+    Rotation,
     /// The deregistration at the end.
     Goodbye,
     /// Nobody any more: the answer is dropped.
@@ -113,6 +115,28 @@ impl Directory {
             },
             Call::ListNetworks => Request::ListNetworks,
             Call::ListNodes { network } => Request::ListNodes { network, admin_token: String::new() },
+            Call::JoinNetwork { network, token } => Request::JoinNetwork {
+                node: own,
+                network,
+                token,
+                signature: self.sign(&signed::join_network(own, network)),
+            },
+            Call::LeaveNetwork { network } => {
+                Request::LeaveNetwork { node: own, network, signature: self.sign(&signed::leave_network(own, network)) }
+            }
+            Call::InviteToNetwork { network, node } => Request::InviteToNetwork {
+                inviter: own,
+                network,
+                target: node,
+                signature: self.sign(&signed::invite(own, network, node)),
+            },
+            Call::PollInvites => Request::PollInvites { node: own, signature: self.sign(&signed::poll_invites(own)) },
+            Call::RespondInvite { network, accept } => Request::RespondInvite {
+                node: own,
+                network,
+                accept,
+                signature: self.sign(&signed::respond_invite(own, network)),
+            },
             Call::BeaconList => Request::BeaconList,
         }
     }

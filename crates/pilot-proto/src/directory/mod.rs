@@ -10,6 +10,7 @@
 //! and closes the connection on [`DirectoryEvent::Disconnect`].
 
 mod calls;
+mod rotation;
 mod session;
 mod sync;
 #[cfg(test)]
@@ -93,6 +94,8 @@ pub struct DirectoryConfig {
     pub tags: Option<Vec<String>>,
     /// Pause between heartbeats, default [`HEARTBEAT`].
     pub heartbeat: Duration,
+    /// The new key of a rotation whose outcome is not known, from an earlier life of the process.
+    pub next_identity: Option<Arc<Identity>>,
 }
 
 impl DirectoryConfig {
@@ -108,6 +111,7 @@ impl DirectoryConfig {
             public: None,
             tags: None,
             heartbeat: HEARTBEAT,
+            next_identity: None,
         }
     }
 }
@@ -177,6 +181,34 @@ pub enum Call {
     ListNodes {
         /// Not 0.
         network: u16,
+    },
+    /// Become a member of a network.
+    JoinNetwork {
+        /// Which.
+        network: u16,
+        /// May be empty.
+        token: String,
+    },
+    /// Be a member no longer.
+    LeaveNetwork {
+        /// Which.
+        network: u16,
+    },
+    /// Invite a node to a network.
+    InviteToNetwork {
+        /// Which.
+        network: u16,
+        /// Whom.
+        node: u32,
+    },
+    /// Invitations that wait for us.
+    PollInvites,
+    /// Our answer to an invitation.
+    RespondInvite {
+        /// To which network.
+        network: u16,
+        /// Yes or no.
+        accept: bool,
     },
     /// Beacons in service.
     BeaconList,
@@ -266,6 +298,13 @@ pub enum DirectoryEvent {
         hostname: Option<String>,
         /// Our visibility.
         public: bool,
+    },
+    /// A rotation is decided.
+    Rotated {
+        /// The new key; ours from now on if the rotation succeeded.
+        public_key: [u8; 32],
+        /// Why it did not.
+        result: Result<(), String>,
     },
     /// The registry refuses us; tried again by itself.
     RegistrationRefused {

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::calls::Asker;
+use super::rotation::Rotation;
 use super::sync::Sync;
 use super::{
     ANSWER_TIMEOUT, CALL_TIMEOUT, CONNECT_TIMEOUT, Call, CallError, CallId, DirectoryConfig, DirectoryEvent, JITTER,
@@ -51,6 +52,7 @@ pub struct Directory {
     /// `host:port` we register; empty until known.
     pub(super) listen_addr: String,
     pub(super) sync: Sync,
+    pub(super) rotation: Option<Rotation>,
     link: Link,
     /// Attempts since the last answer.
     attempts: u32,
@@ -77,6 +79,7 @@ impl Directory {
             node: config.node,
             listen_addr: String::new(),
             sync: Sync::new(now),
+            rotation: config.next_identity.clone().map(Rotation::interrupted),
             config,
             link: Link::Down { retry: now },
             attempts: 0,
@@ -257,6 +260,11 @@ impl Directory {
         self.in_flight.iter().filter(|f| asker(&f.asker)).count()
     }
 
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.in_flight.len() < MAX_IN_FLIGHT
     }
@@ -289,6 +297,9 @@ impl Directory {
                 self.emit(DirectoryEvent::Connect);
             }
             Link::Up if self.closing.is_none() => {
+                if self.run_rotation(now) {
+                    return;
+                }
                 self.greet(now);
                 if self.sync.greeted {
                     while self.has_room()
@@ -336,6 +347,7 @@ impl Directory {
                 self.answer(id, result.map_err(refused));
             }
             (Asker::Goodbye, _) => self.finish_closing(),
+            (Asker::Rotation, _) => self.rotation_answered(result),
             (asker, _) => self.handle_own_answer(now, asker, result),
         }
         Ok(())
@@ -357,6 +369,7 @@ impl Directory {
             self.online = false;
             self.emit(DirectoryEvent::Online(false));
         }
+        self.rotation_lost();
         let mut again = VecDeque::new();
         for sent in std::mem::take(&mut self.in_flight) {
             match (sent.asker, sent.question) {

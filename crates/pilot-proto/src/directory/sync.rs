@@ -102,7 +102,7 @@ impl Sync {
                     owed.due.get_or_insert(now);
                 }
             }
-            Asker::Call(_) | Asker::Goodbye | Asker::Nobody => {}
+            Asker::Call(_) | Asker::Rotation | Asker::Goodbye | Asker::Nobody => {}
         }
     }
 
@@ -206,7 +206,7 @@ impl Directory {
     /// The earliest time at which something can be sent. What waits for an answer, or for room, is woken by the answer.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         let sync = &self.sync;
-        if !sync.greeted || !self.has_room() || self.is_in_flight(|a| *a == Asker::Register) {
+        if !sync.greeted || !self.has_room() || self.rotation_holds() || self.is_in_flight(|a| *a == Asker::Register) {
             return None;
         }
         if sync.away_until.is_some() {
@@ -344,7 +344,7 @@ impl Directory {
             }
             (Asker::Trust(node, report), result) => self.trust_answered(now, node, report, result.is_ok()),
             (Asker::Identify, Err(_)) => self.unidentified(now),
-            (Asker::Attribute(_) | Asker::Call(_) | Asker::Goodbye | Asker::Nobody, _) => {}
+            (Asker::Attribute(_) | Asker::Call(_) | Asker::Rotation | Asker::Goodbye | Asker::Nobody, _) => {}
         }
     }
 

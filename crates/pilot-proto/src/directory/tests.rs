@@ -12,6 +12,7 @@ use super::*;
 use crate::identity::verify;
 
 mod random;
+mod rotation;
 
 struct Pair {
     now: Instant,

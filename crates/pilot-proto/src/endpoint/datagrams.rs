@@ -17,6 +17,11 @@ use crate::path::{Way, sizes};
 const DATAGRAM_LIFE: Duration = Duration::from_secs(10);
 
 impl Endpoint {
+    /// Whether anything is known of the way to a node; otherwise a datagram to it waits for the registry.
+    pub fn knows(&self, node: u32) -> bool {
+        node == self.node || self.peers.find(node).is_some()
+    }
+
     /// Sends one datagram from `src_port`. It waits up to 10 s for the tunnel if need be.
     ///
     /// # Errors

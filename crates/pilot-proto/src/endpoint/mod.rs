@@ -290,6 +290,33 @@ impl Endpoint {
         }
     }
 
+    /// Our identity key has been replaced at the registry. Sessions go on; exchanges are signed with the new key.
+    pub fn set_identity(&mut self, identity: Arc<Identity>) {
+        for (_, peer) in self.peers.iter_mut() {
+            if let Some(tunnel) = peer.tunnel_mut() {
+                tunnel.set_identity(Arc::clone(&identity));
+            }
+        }
+        self.identity = identity;
+    }
+
+    /// A trusted node has replaced its key, which the old one has vouched for. Sessions and streams go on.
+    pub fn rotate_peer(&mut self, node: u32, old: [u8; 32], new: [u8; 32]) {
+        if self.gate.pinned(node) == Some(old) {
+            self.gate.set_trusted(node, Some(new));
+        }
+        if let Some(peer) = self.peers.find(node).and_then(|slot| self.peers.get_mut(slot)) {
+            if let Some(record) = &mut peer.record
+                && record.ed25519 == old
+            {
+                record.ed25519 = new;
+            }
+            if let Some(tunnel) = peer.tunnel_mut() {
+                tunnel.rename_peer(old, new);
+            }
+        }
+    }
+
     /// Trusts a node no longer. Connections it would not be allowed to open any more are reset.
     pub fn remove_trusted(&mut self, now: Instant, node: u32) {
         self.gate.remove_trusted(node);

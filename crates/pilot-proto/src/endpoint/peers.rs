@@ -160,6 +160,10 @@ impl Peers {
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Peer)> {
         self.slots.iter()
     }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Peer)> {
+        self.slots.iter_mut()
+    }
 }
 
 /// Something of a node whose key is asked for.

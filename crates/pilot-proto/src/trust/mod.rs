@@ -225,6 +225,15 @@ pub enum TrustEvent {
         /// Its pinned key; `None`: pin the first one it authenticates with, and call [`Trust::handle_pinned`].
         key: Option<[u8; 32]>,
     },
+    /// A trusted node has replaced its key; its old one has vouched for the new one.
+    Rotated {
+        /// Whose.
+        node: u32,
+        /// The key that was pinned.
+        old: [u8; 32],
+        /// The key that is.
+        new: [u8; 32],
+    },
     /// The gate lets this node in no longer.
     Untrusted {
         /// Whom.

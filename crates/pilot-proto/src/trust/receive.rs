@@ -1,6 +1,6 @@
 //! Messages from other nodes over port 444.
 
-use pilot_wire::handshake::{Kind, MAX_JUSTIFICATION, Message};
+use pilot_wire::handshake::{Kind, MAX_JUSTIFICATION, Message, Rotation};
 use pilot_wire::{base64, signed};
 
 use super::state::{Parked, Purpose, Trust};
@@ -88,7 +88,27 @@ impl Trust {
                 Ok(())
             }
             Kind::Revoke => self.revoke_received(at, node, key),
+            Kind::Rotated => self.rotation_received(node, key, &message.reason),
         }
+    }
+
+    /// A trusted node has another key from now on: the pinned one has vouched for it (docs/spec/trust.md, K4).
+    fn rotation_received(&mut self, node: u32, old: [u8; 32], reason: &str) -> Result<(), Refusal> {
+        let rotation = Rotation::parse(reason).ok_or(Refusal::BadSignature)?;
+        let text = signed::rotated(node, &base64::encode(&rotation.new_key));
+        if !verify(&old, text.as_bytes(), &rotation.by_old)
+            || !verify(&rotation.new_key, text.as_bytes(), &rotation.by_new)
+        {
+            return Err(Refusal::BadSignature);
+        }
+        let Some(entry) = self.trusted.get_mut(&node) else { return Ok(()) };
+        if entry.key != Some(old) {
+            return Err(Refusal::KeyMismatch);
+        }
+        entry.key = Some(rotation.new_key);
+        self.emit(TrustEvent::Persist);
+        self.emit(TrustEvent::Rotated { node, old, new: rotation.new_key });
+        Ok(())
     }
 
     /// A request, direct or relayed. `identity` is what a lookup has said, when one was made.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pilot_wire::handshake::{self, HandshakeError, Kind, Message};
+use pilot_wire::handshake::{self, HandshakeError, Kind, Message, Rotation};
 use pilot_wire::{base64, signed};
 use serde_json::{Map, Value};
 
@@ -135,6 +135,30 @@ impl Trust {
     /// A rotated identity key signs from now on.
     pub fn set_identity(&mut self, identity: Arc<Identity>) {
         self.identity = identity;
+    }
+
+    /// What to tell a trusted node over port 444 when `next` has replaced our key, before [`Trust::set_identity`]: its tunnel
+    /// still knows us by the old one (docs/spec/trust.md, K3).
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; such a message is far below the limit.
+    pub fn rotation_message(&self, at: Moment, node: u32, next: &Identity) -> Result<Vec<u8>, HandshakeError> {
+        let text = signed::rotated(self.node, &next.public_key_base64());
+        let rotation = Rotation {
+            new_key: next.public_key(),
+            by_old: self.identity.sign(text.as_bytes()),
+            by_new: next.sign(text.as_bytes()),
+        };
+        let message = Message {
+            kind: Kind::Rotated,
+            node: self.node,
+            public_key: self.identity.public_key_base64(),
+            justification: String::new(),
+            signature: base64::encode(&self.identity.sign(signed::handshake(self.node, node).as_bytes())),
+            reason: rotation.to_reason(),
+            timestamp: at.unix.as_secs() as i64,
+        };
+        message.emit()
     }
 
     /// Replaces the approval policy.

@@ -48,6 +48,7 @@ pub use types::{
 use window::Windows;
 
 use crate::crypto::Scheme;
+use crate::identity::Identity;
 
 /// A frame of the tunnel's own that waits to be polled. Built only then, with the counter of that moment.
 enum Outgoing {
@@ -222,6 +223,17 @@ impl Tunnel {
     /// The identity key behind the current session, once a frame has opened under it. The gate compares this.
     pub fn peer_key(&self) -> Option<[u8; 32]> {
         self.keys.current().filter(|s| s.confirmed.is_some()).and_then(|s| s.identity)
+    }
+
+    /// Our own identity key has been replaced: exchanges are signed with the new one from now on. Sessions go on.
+    pub fn set_identity(&mut self, identity: Arc<Identity>) {
+        self.local = Arc::new(LocalKeys { identity, ..(*self.local).clone() });
+        self.keys.sign_again(self.local.node, &self.local.identity);
+    }
+
+    /// The peer's identity key has been replaced, which its old key has vouched for. Sessions go on under the new one.
+    pub fn rename_peer(&mut self, old: [u8; 32], new: [u8; 32]) {
+        self.keys.rename_peer(old, new);
     }
 
     /// What the peer said in its Hello, if it is one of ours.

@@ -33,6 +33,15 @@ impl OwnKey {
     }
 }
 
+impl OwnKey {
+    /// Signs the exchange with another identity.
+    fn sign_again(&mut self, node: u32, identity: &Identity) {
+        let x25519 = *self.key.public();
+        let signature = identity.sign(&AuthExchange::signed_bytes(node, &x25519));
+        self.exchange = AuthExchange { node, x25519, ed25519: identity.public_key(), signature };
+    }
+}
+
 /// The keys of one pair.
 pub(super) struct Session {
     /// Grows with every session made: a greater one is newer.
@@ -161,6 +170,18 @@ impl Keys {
         let mut private = Zeroizing::new([0u8; 32]);
         rng.fill_bytes(private.as_mut_slice());
         self.add_own(now, node, identity, &private);
+    }
+
+    /// Our own identity has changed.
+    pub(super) fn sign_again(&mut self, node: u32, identity: &Identity) {
+        self.own.iter_mut().for_each(|key| key.sign_again(node, identity));
+    }
+
+    /// The peer's identity has changed, as its old key has said.
+    pub(super) fn rename_peer(&mut self, old: [u8; 32], new: [u8; 32]) {
+        for session in self.sessions.iter_mut().filter(|session| session.identity == Some(old)) {
+            session.identity = Some(new);
+        }
     }
 
     /// The same with a given private key.

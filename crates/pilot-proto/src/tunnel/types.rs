@@ -150,7 +150,7 @@ pub enum KeySend {
 }
 
 /// What all tunnels of a node share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalKeys {
     /// Own node id.
     pub node: u32,

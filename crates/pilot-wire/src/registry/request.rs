@@ -186,6 +186,56 @@ pub enum Request {
         /// Needed for network 0 by newer servers.
         admin_token: String,
     },
+    /// `join_network`. This and the following four are only written: registries of ours answer them like other types
+    /// they do not know.
+    JoinNetwork {
+        /// Who joins.
+        node: u32,
+        /// Which.
+        network: u16,
+        /// May be empty.
+        token: String,
+        /// Of [`crate::signed::join_network`].
+        signature: String,
+    },
+    /// `leave_network`
+    LeaveNetwork {
+        /// Who leaves.
+        node: u32,
+        /// Which.
+        network: u16,
+        /// Of [`crate::signed::leave_network`].
+        signature: String,
+    },
+    /// `invite_to_network` (07 §9.3 names the type, §9.2 what is signed)
+    InviteToNetwork {
+        /// Who invites.
+        inviter: u32,
+        /// To which.
+        network: u16,
+        /// Whom.
+        target: u32,
+        /// Of [`crate::signed::invite`].
+        signature: String,
+    },
+    /// `poll_invites`
+    PollInvites {
+        /// Whose.
+        node: u32,
+        /// Of [`crate::signed::poll_invites`].
+        signature: String,
+    },
+    /// `respond_invite`
+    RespondInvite {
+        /// Who answers.
+        node: u32,
+        /// To which.
+        network: u16,
+        /// Yes or no.
+        accept: bool,
+        /// Of [`crate::signed::respond_invite`].
+        signature: String,
+    },
     /// `get_network_policy`
     GetNetworkPolicy {
         /// Of which network.
@@ -262,6 +312,11 @@ impl Request {
             Self::GetPoloScore { .. } => "get_polo_score",
             Self::ListNetworks => "list_networks",
             Self::ListNodes { .. } => "list_nodes",
+            Self::JoinNetwork { .. } => "join_network",
+            Self::LeaveNetwork { .. } => "leave_network",
+            Self::InviteToNetwork { .. } => "invite_to_network",
+            Self::PollInvites { .. } => "poll_invites",
+            Self::RespondInvite { .. } => "respond_invite",
             Self::GetNetworkPolicy { .. } => "get_network_policy",
             Self::BeaconRegister { .. } => "beacon_register",
             Self::BeaconList => "beacon_list",
@@ -279,6 +334,7 @@ impl Request {
                 | Self::UpdatePoloScore { .. }
                 | Self::RequestHandshake { .. }
                 | Self::RotateKey { .. }
+                | Self::PollInvites { .. }
                 | Self::Unknown { .. }
         )
     }
@@ -409,6 +465,23 @@ impl Request {
             Self::UpdatePoloScore { node, delta } => b.with("node_id", *node).maybe("delta", *delta),
             Self::SetPoloScore { node, score } => b.with("node_id", *node).maybe("polo_score", *score),
             Self::ListNodes { network, admin_token } => b.with("network_id", *network).text("admin_token", admin_token),
+            Self::JoinNetwork { node, network, token, signature } => {
+                b.with("node_id", *node).with("network_id", *network).text("token", token).text("signature", signature)
+            }
+            Self::LeaveNetwork { node, network, signature } => {
+                b.with("node_id", *node).with("network_id", *network).text("signature", signature)
+            }
+            Self::InviteToNetwork { inviter, network, target, signature } => b
+                .with("inviter_id", *inviter)
+                .with("network_id", *network)
+                .with("target_node_id", *target)
+                .text("signature", signature),
+            Self::PollInvites { node, signature } => b.with("node_id", *node).text("signature", signature),
+            Self::RespondInvite { node, network, accept, signature } => b
+                .with("node_id", *node)
+                .with("network_id", *network)
+                .with("accept", *accept)
+                .text("signature", signature),
             Self::GetNetworkPolicy { network } => b.with("network_id", *network),
             Self::BeaconRegister { beacon, addr } => {
                 b.maybe("beacon_id", (*beacon != 0).then_some(*beacon)).text("addr", addr)

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use pilot_env::places::connect_checked;
 use tokio::sync::watch;
 
 use super::options::{ConnectionState, FIRST_PAUSE, LAST_PAUSE, Options};
-use super::place::stranger;
 use crate::datagram::{DatagramQueue, Feed};
 use crate::error::{Error, system_text};
 use crate::extended::{Greeted, greet};
@@ -169,10 +169,7 @@ impl Core {
 /// Opens a socket, with the greeting or without.
 async fn open(options: &Options, path: &std::path::Path, extension: bool) -> Result<Link, Error> {
     let failed = |error: &io::Error| Error::Connect { path: path.display().to_string(), why: system_text(error) };
-    let mut stream = options.env.unix_connect(path).await.map_err(|error| failed(&error))?;
-    if let Some(why) = stranger(&options.env, path, &stream) {
-        return Err(Error::Connect { path: path.display().to_string(), why });
-    }
+    let mut stream = connect_checked(&options.env, path).await.map_err(|error| failed(&error))?;
     let greeted = if extension {
         match tokio::time::timeout(GREETING_WAIT, greet(&mut stream)).await {
             Ok(greeted) => greeted.map_err(|error| failed(&error))?,

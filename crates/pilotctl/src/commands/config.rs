@@ -29,7 +29,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         app.out.object(&json!({ "key": key, "value": value }));
         return Ok(0);
     }
-    let effective = [("registry", app.home.registry(&config)?), ("socket", app.home.socket()?)];
+    let effective = [("registry", app.home.registry(&config)?), ("socket", app.home.shown_socket()?)];
     let paths =
         [("config_path", app.home.config_path()), ("pid_file", app.home.pid_path()), ("log_file", app.home.log_path())];
     for (key, path) in paths {

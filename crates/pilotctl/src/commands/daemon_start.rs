@@ -45,7 +45,10 @@ pub(crate) const COMMAND: Command = Command {
         Arg::new("[--public]", "give the endpoint to everybody"),
         Arg::new("[--foreground]", "stay in the foreground, without PID file, logging to standard error"),
         Arg::new("[--no-encrypt]", "send in the clear"),
-        Arg::new("[--socket <path>]", "local socket (default: PILOT_SOCKET, config, /tmp/pilot.sock)"),
+        Arg::new(
+            "[--socket <path>]",
+            "local socket (default: PILOT_SOCKET, config, a private one and /tmp/pilot.sock)",
+        ),
         Arg::new("[--webhook <url>]", "where to post events (default: config)"),
         Arg::new("[--email <addr>]", "the owner, as newer releases call it"),
         Arg::new("[--endpoint <addr>]", "fixed public host:port to register instead of what the beacon sees"),
@@ -60,12 +63,13 @@ pub(crate) const COMMAND: Command = Command {
 };
 
 async fn run(app: &App, args: &Args) -> Outcome {
-    let socket = match args.flag("socket").filter(|socket| !socket.is_empty()) {
-        Some(socket) => socket.to_owned(),
-        None => app.home.socket()?,
+    let named = match args.flag("socket").filter(|socket| !socket.is_empty()) {
+        Some(socket) => Some(socket.to_owned()),
+        None => app.home.named_socket()?,
     };
     let limit = args.span("wait", READY_WAIT)?;
-    let flags = flags(app, args, &socket)?;
+    let socket = named.clone().unwrap_or_else(|| app.home.own_socket());
+    let flags = flags(app, args, named)?;
     free(app, &socket).await?;
     app.home.create()?;
     if args.is_set("foreground") {
@@ -130,7 +134,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
 
 /// The command line of the daemon. What neither flag, configuration nor environment names is left to it, so that a
 /// file given with `--config` may say it.
-fn flags(app: &App, args: &Args, socket: &str) -> Result<Vec<OsString>, CliError> {
+fn flags(app: &App, args: &Args, socket: Option<String>) -> Result<Vec<OsString>, CliError> {
     let home = &app.home;
     let config = home.load()?;
     let given = |flag: &str, key: &str| -> Result<Option<String>, CliError> {
@@ -152,7 +156,7 @@ fn flags(app: &App, args: &Args, socket: &str) -> Result<Vec<OsString>, CliError
         ("registry", registry.or_else(|| fallback(DEFAULT_REGISTRY))),
         ("beacon", given("beacon", "beacon")?.or_else(|| fallback(DEFAULT_BEACON))),
         ("listen", args.flag("listen").map(str::to_owned)),
-        ("socket", Some(socket.to_owned())),
+        ("socket", socket),
         ("identity", Some(identity.unwrap_or_else(|| home.identity_path().display().to_string()))),
         ("owner", args.flag("owner").or(args.flag("email")).map(str::to_owned)),
         ("endpoint", given("endpoint", "endpoint")?),

@@ -8,6 +8,7 @@ use pilot_services::{CallError, Calling, LocalMethods, Opening, Serve, Serving, 
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::official;
 use crate::events::{EventStream, NodeEvent};
 use crate::node::Shared;
 
@@ -31,12 +32,12 @@ pub(crate) struct NodeMethods(pub(crate) Weak<Shared>);
 
 type Answer = Result<Value, CallError>;
 
-fn invalid(why: impl Into<String>) -> CallError {
+pub(super) fn invalid(why: impl Into<String>) -> CallError {
     CallError::new("invalid_argument", why)
 }
 
 /// A number of the arguments, or `default` when it is absent.
-fn number(args: &Value, name: &str, default: u64) -> Result<u64, CallError> {
+pub(super) fn number(args: &Value, name: &str, default: u64) -> Result<u64, CallError> {
     match args.get(name) {
         None | Some(Value::Null) => Ok(default),
         Some(value) => value.as_u64().ok_or_else(|| invalid(format!("{name} is not a number from 0 up"))),
@@ -87,12 +88,21 @@ impl NodeMethods {
 
 impl LocalMethods for NodeMethods {
     fn methods(&self) -> &'static [&'static str] {
-        &["connections", "disconnect", "events", "health", "info", "methods", "peers"]
+        static ALL: std::sync::LazyLock<Vec<&'static str>> = std::sync::LazyLock::new(|| {
+            let own = ["connections", "disconnect", "events", "health", "info", "methods", "peers"];
+            own.into_iter().chain(official::NAMES).collect()
+        });
+        &ALL
     }
 
     fn call(&self, method: &str, args: Value) -> Calling {
         let (own, method) = (Self(self.0.clone()), method.to_owned());
-        Box::pin(async move { own.answer(&method, &args) })
+        Box::pin(async move {
+            if official::NAMES.contains(&&method[..]) {
+                return official::call(&own.node()?, &method, &args).await;
+            }
+            own.answer(&method, &args)
+        })
     }
 
     fn open(&self, method: &str, args: Value) -> Opening {
