@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
-use pilot_services::{CallError, Context, Dialing, Host, LocalMethods, Network, Offer, Service};
+use pilot_services::{CallError, Context, Dialing, Host, LocalMethods, Network, Offer, Scoring, Service};
 use pilot_wire::{Address, SocketAddress};
 
 use crate::engine::NodeListener;
@@ -69,6 +69,26 @@ impl Network for Outside {
     fn trusted(&self) -> Vec<u32> {
         self.0.upgrade().map(|shared| shared.trust.trusted_nodes()).unwrap_or_default()
     }
+
+    fn score(&self, node: u32) -> Scoring {
+        let shared = self.0.upgrade();
+        Box::pin(async move {
+            let shared = shared.ok_or_else(stopped)?;
+            shared.directory.score(node).await.map_err(|error| no_score(&error))
+        })
+    }
+
+    fn add_score(&self, node: u32, delta: i64) -> Scoring {
+        let shared = self.0.upgrade();
+        Box::pin(async move {
+            let shared = shared.ok_or_else(stopped)?;
+            shared.directory.add_score(node, delta).await.map_err(|error| no_score(&error))
+        })
+    }
+}
+
+fn no_score(error: &crate::directory::DirectoryError) -> CallError {
+    CallError::new(error.code(), error.to_string())
 }
 
 /// Opens services and serves them.

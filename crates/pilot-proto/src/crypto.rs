@@ -14,10 +14,9 @@ pub const NONCE_LEN: usize = 12;
 /// Bytes of an AES-GCM tag.
 pub const TAG_LEN: usize = 16;
 
-/// Text in front of the shared secret in scheme A (01 §8).
-const LABEL_A: &[u8] = b"pilot-tunnel-v1:";
-/// HKDF info of scheme B (07 §5.1).
-const LABEL_B: &[u8] = b"pilot-tunnel-v1";
+/// What the keys of tunnels are for: with a colon in front of the shared secret in scheme A (01 §8), the HKDF info of
+/// scheme B (07 §5.1).
+const LABEL: &[u8] = b"pilot-tunnel-v1";
 
 /// How a peer derives its tunnel key and what it authenticates beside the packet (07 §5.1). The frames do not name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,13 +120,19 @@ impl ExchangeKey {
 pub struct SharedSecret(Zeroizing<[u8; KEY_LEN]>);
 
 impl SharedSecret {
-    /// The AES-256 key of a scheme.
+    /// The AES-256 key of a tunnel in a scheme.
     pub fn derive(&self, scheme: Scheme) -> Zeroizing<[u8; KEY_LEN]> {
+        self.derive_for(scheme, LABEL)
+    }
+
+    /// The AES-256 key of a scheme for another use than tunnels, named by its label (05 §8.1, 07 §11.4).
+    pub fn derive_for(&self, scheme: Scheme, label: &[u8]) -> Zeroizing<[u8; KEY_LEN]> {
         let mut key = Zeroizing::new([0u8; KEY_LEN]);
         match scheme {
             Scheme::A => {
                 let mut hash = digest::Context::new(&digest::SHA256);
-                hash.update(LABEL_A);
+                hash.update(label);
+                hash.update(b":");
                 hash.update(self.0.as_slice());
                 key.copy_from_slice(hash.finish().as_ref());
             }
@@ -136,7 +141,7 @@ impl SharedSecret {
                 let prk = hmac::sign(&extract, self.0.as_slice());
                 let expand = hmac::Key::new(hmac::HMAC_SHA256, prk.as_ref());
                 let mut block = hmac::Context::with_key(&expand);
-                block.update(LABEL_B);
+                block.update(label);
                 block.update(&[1]);
                 key.copy_from_slice(block.sign().as_ref());
             }

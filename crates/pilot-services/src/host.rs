@@ -28,6 +28,9 @@ impl Events for NoEvents {
 /// A dial on its way. Dropping it gives the dial up.
 pub type Dialing = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, CallError>> + Send>>;
 
+/// A question about a polo score on its way (05 §7.6).
+pub type Scoring = Pin<Box<dyn Future<Output = Result<i64, CallError>> + Send>>;
+
 /// The network as a service sees it.
 pub trait Network: Send + Sync + 'static {
     /// Our address; node 0 before the first registration.
@@ -36,6 +39,17 @@ pub trait Network: Send + Sync + 'static {
     fn dial(&self, remote: SocketAddress) -> Dialing;
     /// Node ids that we trust.
     fn trusted(&self) -> Vec<u32>;
+    /// The polo score of a node at the registry.
+    fn score(&self, node: u32) -> Scoring {
+        let _ = node;
+        Box::pin(async { Err(CallError::new("registry_unavailable", "no registry is known here")) })
+    }
+    /// Changes the polo score of a node at the registry and answers the new one. Code `registry_unavailable` means that
+    /// nothing was changed.
+    fn add_score(&self, node: u32, delta: i64) -> Scoring {
+        let _ = (node, delta);
+        Box::pin(async { Err(CallError::new("registry_unavailable", "no registry is known here")) })
+    }
 }
 
 /// The surroundings of a service.

@@ -14,10 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod dataexchange;
 pub mod echo;
+pub mod events;
 mod host;
+pub mod nameserver;
+pub mod secure;
+pub mod tasks;
 
 pub use host::{
-    CallError, Calling, Dialing, Events, Host, LocalMethods, Network, NoEvents, Offer, Opening, Serve, Work,
+    CallError, Calling, Dialing, Events, Host, LocalMethods, Network, NoEvents, Offer, Opening, Scoring, Serve, Work,
 };
 
 /// A stream as services see it.
@@ -56,5 +60,10 @@ pub trait Service: Send + Sync + 'static {
 
 /// The services a daemon offers unless told otherwise.
 pub fn builtin() -> Vec<Arc<dyn Offer>> {
-    vec![Arc::new(echo::Echo), Arc::new(dataexchange::DataExchange::default())]
+    vec![
+        Arc::new(echo::Echo),
+        Arc::new(dataexchange::DataExchange::default()),
+        Arc::new(events::EventStream),
+        Arc::new(tasks::TaskService),
+    ]
 }

@@ -9,6 +9,7 @@ use pilot_wire::ipc::{Answer, Request};
 use pilot_wire::packet::Packet;
 use pilot_wire::registry::binary::Frame;
 use pilot_wire::sack::Blocks;
+use pilot_wire::service::{event_log, events, nameserver, secure, tasks};
 use pilot_wire::tunnel::Datagram;
 use pilot_wire::{base64, json, registry};
 use proptest::prelude::*;
@@ -64,6 +65,21 @@ proptest! {
         let _ = json::parse(&input);
         let _ = json::parse_prefix(&input);
         let _ = Message::parse(&input);
+        let _ = events::Frame::parse(&input);
+        let _ = events::Message::parse(&input);
+        let _ = events::Offer::parse(&input);
+        let _ = event_log::parse_record(&input);
+        let _ = nameserver::Request::parse(&input);
+        let _ = nameserver::Reply::parse(&String::from_utf8_lossy(&input));
+        let _ = secure::Record::parse(&input);
+        let _ = secure::Auth::parse(&input);
+        let _ = tasks::Frame::parse(&input);
+        let _ = tasks::Submit::parse(&input);
+        let _ = tasks::Response::parse(&input);
+        let _ = tasks::StatusUpdate::parse(&input);
+        let _ = tasks::Results::parse(&input);
+        let _ = tasks::TaskFile::parse(&input);
+        let _ = event_log::Header::parse(&input);
         let _ = registry::Request::parse(&input);
         let _ = Frame::parse(&input);
         let _ = registry::binary::detect(&input);
@@ -286,4 +302,33 @@ fn hellos_are_bounded() {
     let software = Hello::parse(&out).unwrap().software.unwrap();
     assert_eq!(software, "ä".repeat(MAX_SOFTWARE / 2));
     assert!(out.len() < MAX_LEN);
+}
+
+proptest! {
+    #[test]
+    fn events_and_their_records_read_back_as_they_were(
+        topic in prop::collection::vec(any::<u8>(), 0..40), payload in prop::collection::vec(any::<u8>(), 0..200),
+        numbers in any::<(u64, u64, u32, u16)>(), flags in any::<(bool, bool)>(), more in prop::collection::vec(any::<u8>(), 0..9),
+    ) {
+        let from = pilot_wire::SocketAddress::new(pilot_wire::Address::backbone(numbers.2), numbers.3);
+        let event = events::Event {
+            number: numbers.0, time_ms: numbers.1, retained: flags.0, replayed: flags.1, from, topic: &topic, payload: &payload,
+        };
+        let mut out = Vec::new();
+        events::Message::Event(event).emit(&mut out).unwrap();
+        let length = out.len();
+        out.extend_from_slice(&more);
+        prop_assert_eq!(events::Message::parse(&out), Ok(Some((events::Message::Event(event), length))));
+        let mut out = Vec::new();
+        event_log::emit_record(&event, &mut out);
+        let length = out.len();
+        out.extend_from_slice(&more);
+        prop_assert_eq!(event_log::parse_record(&out), Some((event, length)));
+        let mut out = Vec::new();
+        events::Frame { topic: &topic, payload: &payload }.emit(&mut out).unwrap();
+        let length = out.len();
+        out.extend_from_slice(&more);
+        let frame = events::Frame { topic: &topic, payload: &payload };
+        prop_assert_eq!(events::Frame::parse(&out), Ok(Some((frame, length))));
+    }
 }

@@ -25,10 +25,16 @@ pub(crate) enum Code {
     TrustRequired,
     /// The local system failed.
     Internal,
+    /// The same, as the official tool spells it for tasks.
+    InternalError,
+    /// A task is not in the state for this.
+    InvalidState,
+    /// The time for this is over.
+    Expired,
 }
 
 impl Code {
-    /// All of them.
+    /// Those of the manifest.
     pub(crate) const ALL: &[Self] = &[
         Self::InvalidArgument,
         Self::NotFound,
@@ -52,7 +58,9 @@ impl Code {
             Self::Timeout => "no answer in time; may be retried",
             Self::PermissionDenied => "a policy or a missing right forbids it; do not retry unchanged",
             Self::TrustRequired => "the peer does not trust this node yet; ask it: pilotctl handshake",
-            Self::Internal => "the local system failed",
+            Self::Internal | Self::InternalError => "the local system failed",
+            Self::InvalidState => "a task is not in the state for this; do not retry",
+            Self::Expired => "the time for this is over; do not retry",
         }
     }
 
@@ -68,6 +76,9 @@ impl Code {
             Self::PermissionDenied => "permission_denied",
             Self::TrustRequired => "trust_required",
             Self::Internal => "internal",
+            Self::InternalError => "internal_error",
+            Self::InvalidState => "invalid_state",
+            Self::Expired => "expired",
         }
     }
 }

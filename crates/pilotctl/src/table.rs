@@ -35,6 +35,8 @@ pub(crate) struct Arg {
     form: &'static str,
     /// What it means.
     pub(crate) help: &'static str,
+    /// Beyond the official tool: in the help, but not on the usage line, which scripts compare.
+    extra: bool,
 }
 
 /// An argument, read from its form.
@@ -59,7 +61,17 @@ pub(crate) enum Form {
 impl Arg {
     /// An argument in the form of the usage line: `<port>`, `[reason]`, `[--count <n>]`, `[--public]`.
     pub(crate) const fn new(form: &'static str, help: &'static str) -> Self {
-        Self { form, help }
+        Self { form, help, extra: false }
+    }
+
+    /// An optional argument that the official tool does not have. The usage line stays the official one.
+    pub(crate) const fn extra(form: &'static str, help: &'static str) -> Self {
+        Self { form, help, extra: true }
+    }
+
+    /// Whether it stands on the usage line.
+    pub(crate) fn is_official(&self) -> bool {
+        !self.extra
     }
 
     /// As on the usage line.
@@ -88,7 +100,7 @@ impl Command {
     /// `usage: pilotctl <name> <args>`, the official usage error.
     pub(crate) fn usage(&self) -> String {
         let mut text = format!("usage: pilotctl {}", self.name);
-        for arg in self.args {
+        for arg in self.args.iter().filter(|arg| arg.is_official()) {
             text.push(' ');
             text.push_str(arg.text());
         }
@@ -133,6 +145,8 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::clear_tags::COMMAND,
         &commands::set_public::COMMAND,
         &commands::set_private::COMMAND,
+        &commands::nameserver::LOOKUP,
+        &commands::nameserver::REGISTER,
     ] },
     Section { title: "Registration", commands: &[
         &commands::register::COMMAND,
@@ -154,6 +168,21 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::dgram::COMMAND,
         &commands::listen::COMMAND,
     ] },
+    Section { title: "Events", commands: &[
+        &commands::subscribe::COMMAND,
+        &commands::publish::COMMAND,
+    ] },
+    Section { title: "Tasks", commands: &[
+        &commands::task::submit::COMMAND,
+        &commands::task::decide::ACCEPT,
+        &commands::task::decide::DECLINE,
+        &commands::task::execute::COMMAND,
+        &commands::task::send_results::COMMAND,
+        &commands::task::list::LIST,
+        &commands::task::list::QUEUE,
+        &commands::task_exec::ENABLE,
+        &commands::task_exec::DISABLE,
+    ] },
     Section { title: "Diagnose", commands: &[
         &commands::ping::COMMAND,
         &commands::traceroute::COMMAND,
@@ -172,7 +201,13 @@ pub(crate) const SECTIONS: &[Section] = &[
 ];
 
 /// Other names of commands: those of the official documentation and of other releases. One line each.
-pub(crate) const ALIASES: &[(&str, &str)] = &[("resolve", "find"), ("revoke", "untrust")];
+#[rustfmt::skip]
+pub(crate) const ALIASES: &[(&str, &str)] = &[
+    ("resolve", "find"),
+    ("revoke", "untrust"),
+    ("events subscribe", "subscribe"),
+    ("events publish", "publish"),
+];
 
 /// Every command, in the order of the usage text.
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
@@ -192,11 +227,8 @@ pub(crate) fn aliases(name: &str) -> impl Iterator<Item = &'static str> {
 
 /// The second words of a group (`daemon`: `start`, `stop`, `status`); empty when there is no such group.
 pub(crate) fn members(group: &str) -> Vec<&'static str> {
-    all()
-        .filter_map(|command| command.name.split_once(' '))
-        .filter(|(g, _)| *g == group)
-        .map(|(_, name)| name)
-        .collect()
+    let names = all().map(|command| command.name).chain(ALIASES.iter().map(|(alias, _)| *alias));
+    names.filter_map(|name| name.split_once(' ')).filter(|(g, _)| *g == group).map(|(_, name)| name).collect()
 }
 
 #[cfg(test)]

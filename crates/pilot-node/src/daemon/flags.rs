@@ -80,6 +80,8 @@ pub(super) const PROGRAM: Program = Program {
         Flag::uint("outbox-max-messages", "0", 0, MANY, "messages kept in the outbox; 0 is 10000"),
         Flag::uint("outbox-max-mb", "0", 0, MANY, "MiB kept in the outbox; 0 is 4096"),
         Flag::switch("no-eventstream", "do not offer events on port 1002"),
+        Flag::switch("no-tasks", "do not take tasks on port 1003"),
+        Flag::switch("nameserver", "offer the nameserver on port 53"),
         Flag::text("webhook", "", "URL to post events to"),
         Flag::text("webhook-secret-file", "", "file with the key that signs what is posted (X-Pilot-Signature)"),
         Flag::one_of("log-level", &["debug", "info", "warn", "warning", "error"], "info", "what is logged"),
@@ -94,6 +96,9 @@ pub(super) const PROGRAM: Program = Program {
         Flag::switch("version", "print the version and end"),
     ],
 };
+
+/// Flags that switch a service off, and its name.
+const SWITCHED: [(&str, &str); 3] = [("no-echo", "echo"), ("no-eventstream", "eventstream"), ("no-tasks", "tasks")];
 
 fn bad(text: impl Into<String>) -> NodeError {
     NodeError::Config(text.into())
@@ -300,8 +305,13 @@ fn config(flags: &Flags) -> Result<NodeConfig, NodeError> {
     if let Ok(rate @ 1..) = u32::try_from(flags.uint("syn-rate-limit")) {
         config.limits.syn_rate = rate;
     }
-    if flags.bool("no-echo") {
-        config.services.retain(|service| service.name() != "echo");
+    if flags.bool("nameserver") {
+        config.services.push(Arc::new(pilot_services::nameserver::Nameserver));
+    }
+    for (flag, name) in SWITCHED {
+        if flags.bool(flag) {
+            config.services.retain(|service| service.name() != name);
+        }
     }
     config.services.retain(|service| service.name() != "dataexchange");
     if !flags.bool("no-dataexchange") {
@@ -402,8 +412,9 @@ mod tests {
     #[test]
     fn messages_and_files_can_be_limited_and_switched_off() {
         let names = |words: &[&str]| parse(words).unwrap().services.iter().map(|s| s.name()).collect::<Vec<_>>();
-        assert_eq!(names(&["-no-echo"]), ["dataexchange"]);
-        assert_eq!(names(&["-no-dataexchange"]), ["echo"]);
+        assert_eq!(names(&["-no-echo", "-no-tasks"]), ["eventstream", "dataexchange"]);
+        assert_eq!(names(&["-no-dataexchange", "-no-eventstream"]), ["echo", "tasks"]);
+        assert_eq!(names(&["-nameserver"]), ["echo", "eventstream", "tasks", "nameserver", "dataexchange"]);
         let words =
             ["-inbox-format", "february", "-inbox-max-mb", "3", "-received-max-mb=1", "-inbox-hook", "/bin/true"];
         let flags = PROGRAM.parse(words.iter().map(Into::into)).unwrap();

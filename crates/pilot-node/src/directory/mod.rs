@@ -34,6 +34,9 @@ pub enum DirectoryError {
     /// It could not be asked.
     #[error("registry: {0}")]
     Unavailable(String),
+    /// It was asked, and the connection ended before it answered.
+    #[error("registry: {0}")]
+    Lost(String),
     /// This node has no id yet.
     #[error("registry: this node is not registered yet")]
     NotRegistered,
@@ -49,6 +52,7 @@ impl DirectoryError {
             Self::Refused { code: Some(code), .. } => code,
             Self::Refused { .. } => "registry_refused",
             Self::Unavailable(_) => "registry_unavailable",
+            Self::Lost(_) => "registry_lost",
             Self::NotRegistered => "not_registered",
             Self::Incomplete(_) => "registry_incomplete",
         }
@@ -56,7 +60,7 @@ impl DirectoryError {
 
     /// Whether the registry was reached at all.
     pub(crate) fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Lost(_))
     }
 }
 
@@ -64,7 +68,8 @@ impl From<CallError> for DirectoryError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused { text, code } => Self::Refused { text, code },
-            CallError::Offline { reason } | CallError::Lost { reason } => Self::Unavailable(reason),
+            CallError::Lost { reason } => Self::Lost(reason),
+            CallError::Offline { reason } => Self::Unavailable(reason),
             // The others name the registry themselves.
             other => Self::Unavailable(other.to_string().trim_start_matches("registry: ").to_owned()),
         }
@@ -242,6 +247,16 @@ impl Directory {
         begun
     }
 
+    /// The polo score of a node.
+    pub(crate) async fn score(&self, node: u32) -> Result<i64> {
+        score_of(&self.ask_registered(Call::GetScore { node }).await?)
+    }
+
+    /// Changes the polo score of a node; the new one.
+    pub(crate) async fn add_score(&self, node: u32, delta: i64) -> Result<i64> {
+        score_of(&self.ask_registered(Call::AddScore { node, delta }).await?)
+    }
+
     /// Removes this node's entry. The key keeps its id.
     pub(crate) async fn deregister(&self) -> Result<Value> {
         self.ask_registered(Call::Deregister).await.map(value)
@@ -290,6 +305,10 @@ impl Directory {
         // The sender lives as long as `self`.
         let _ = closed.wait_for(|closed| *closed).await;
     }
+}
+
+fn score_of(fields: &Fields) -> Result<i64> {
+    fields.i64("polo_score").ok_or(DirectoryError::Incomplete("polo score"))
 }
 
 fn value(fields: Fields) -> Value {

@@ -100,6 +100,8 @@ impl Directory {
             Call::SetTaskExec { enabled } => {
                 Request::SetTaskExec { node: own, enabled, signature: self.sign(&signed::set_task_exec(own)) }
             }
+            Call::GetScore { node } => Request::GetPoloScore { node },
+            Call::AddScore { node, delta } => Request::UpdatePoloScore { node, delta: Some(delta) },
             Call::Deregister => self.deregister_request(),
             Call::RequestHandshake { node, justification } => Request::RequestHandshake {
                 from: own,

@@ -159,6 +159,18 @@ pub enum Call {
         /// On or off.
         enabled: bool,
     },
+    /// The polo score of a node.
+    GetScore {
+        /// Whose.
+        node: u32,
+    },
+    /// A change of a node's polo score. Sent at most once.
+    AddScore {
+        /// Whose.
+        node: u32,
+        /// By how much.
+        delta: i64,
+    },
     /// Leave the registry for [`STAY_AWAY`].
     Deregister,
     /// Relay a request for trust; polls often from then on.

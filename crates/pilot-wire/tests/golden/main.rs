@@ -2,11 +2,15 @@
 
 mod beacon;
 mod dataexchange;
+mod events;
 mod handshake;
 mod ipc;
 mod ipc_ext;
+mod nameserver;
 mod packets;
 mod registry;
+mod secure;
+mod tasks;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -34,6 +38,11 @@ fn load(name: &str) -> Value {
         ("registry-validation", include_str!("../vectors/registry-validation.json")),
         ("services-dataexchange", include_str!("../vectors/services-dataexchange.json")),
         ("drift-dataexchange", include_str!("../vectors/drift-dataexchange.json")),
+        ("services-eventstream", include_str!("../vectors/services-eventstream.json")),
+        ("services-secure", include_str!("../vectors/services-secure.json")),
+        ("drift-secure-channel", include_str!("../vectors/drift-secure-channel.json")),
+        ("registry-nameserver", include_str!("../vectors/registry-nameserver.json")),
+        ("services-task", include_str!("../vectors/services-task.json")),
         ("services-handshake", include_str!("../vectors/services-handshake.json")),
         ("drift-registry-binary", include_str!("../vectors/drift-registry-binary.json")),
         ("drift-registry-sequence", include_str!("../vectors/drift-registry-sequence.json")),

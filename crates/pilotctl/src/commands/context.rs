@@ -29,8 +29,13 @@ async fn run(app: &App, _args: &Args) -> Outcome {
 fn manifest() -> Value {
     let commands: Map<String, Value> = table::all()
         .map(|command| {
-            let args: Vec<&str> = command.args.iter().map(Arg::text).collect();
-            let entry = json!({ "args": args, "description": command.about, "returns": command.returns });
+            let (official, extra): (Vec<&Arg>, Vec<&Arg>) = command.args.iter().partition(|arg| arg.is_official());
+            let texts = |args: &[&Arg]| args.iter().map(|arg| Value::from(arg.text())).collect::<Vec<_>>();
+            let args = texts(&official);
+            let mut entry = json!({ "args": args, "description": command.about, "returns": command.returns });
+            if !extra.is_empty() {
+                entry["options"] = texts(&extra).into();
+            }
             (command.name.to_owned(), entry)
         })
         .collect();

@@ -25,10 +25,12 @@ pub(crate) mod init;
 pub(crate) mod listen;
 pub(crate) mod lookup;
 pub(crate) mod man;
+pub(crate) mod nameserver;
 pub(crate) mod peers;
 pub(crate) mod pending;
 pub(crate) mod ping;
 pub(crate) mod prefer_direct;
+pub(crate) mod publish;
 pub(crate) mod recv;
 pub(crate) mod register;
 pub(crate) mod reject;
@@ -40,6 +42,9 @@ pub(crate) mod set_private;
 pub(crate) mod set_public;
 pub(crate) mod set_tags;
 pub(crate) mod set_webhook;
+pub(crate) mod subscribe;
+pub(crate) mod task;
+pub(crate) mod task_exec;
 pub(crate) mod traceroute;
 pub(crate) mod trust;
 pub(crate) mod untrust;
@@ -55,4 +60,11 @@ pub(crate) fn line(text: &str) -> String {
 /// Adds a hint to the refusal of a daemon that does not know the request.
 fn too_old(error: CliError, hint: &str) -> CliError {
     if error.message.contains("unknown command: 0x") { error.hint(hint) } else { error }
+}
+
+/// A mark that nobody can guess.
+pub(crate) fn nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    pilot_env::Env::real().fill_random(&mut nonce);
+    nonce
 }
