@@ -1,6 +1,9 @@
 //! Official daemons and ours in one network, through our rendezvous: trust, ping, connect and 5 MB of echo, in both
 //! directions.
 
+#[path = "services/mail.rs"]
+mod mail;
+
 use std::time::Duration;
 
 use pilot_testkit::agent::{Agent, AgentOptions, make_trust};

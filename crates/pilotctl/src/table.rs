@@ -33,6 +33,8 @@ pub(crate) struct Command {
 /// One argument: its form on the usage line, and what it means.
 pub(crate) struct Arg {
     form: &'static str,
+    /// On the usage line, which is the official one; what ours has besides is not.
+    on_usage: bool,
     /// What it means.
     pub(crate) help: &'static str,
 }
@@ -59,7 +61,12 @@ pub(crate) enum Form {
 impl Arg {
     /// An argument in the form of the usage line: `<port>`, `[reason]`, `[--count <n>]`, `[--public]`.
     pub(crate) const fn new(form: &'static str, help: &'static str) -> Self {
-        Self { form, help }
+        Self { form, on_usage: true, help }
+    }
+
+    /// An option that the official tool does not have: it is not on the usage line, which scripts may know.
+    pub(crate) const fn more(form: &'static str, help: &'static str) -> Self {
+        Self { form, on_usage: false, help }
     }
 
     /// As on the usage line.
@@ -88,7 +95,7 @@ impl Command {
     /// `usage: pilotctl <name> <args>`, the official usage error.
     pub(crate) fn usage(&self) -> String {
         let mut text = format!("usage: pilotctl {}", self.name);
-        for arg in self.args {
+        for arg in self.args.iter().filter(|arg| arg.on_usage) {
             text.push(' ');
             text.push_str(arg.text());
         }
@@ -151,6 +158,15 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::recv::COMMAND,
         &commands::dgram::COMMAND,
         &commands::listen::COMMAND,
+    ] },
+    Section { title: "Messages and files", commands: &[
+        &commands::send_message::COMMAND,
+        &commands::inbox::COMMAND,
+        &commands::outbox::COMMAND,
+        &commands::send_file::COMMAND,
+        &commands::received::COMMAND,
+        &commands::send_file::DATA_SEND,
+        &commands::received::DATA_RECV,
     ] },
     Section { title: "Diagnose", commands: &[
         &commands::ping::COMMAND,
