@@ -94,12 +94,14 @@ pub(crate) struct CliError {
     pub(crate) hint: Option<String>,
     /// The underlying error, where the official message leaves it out.
     pub(crate) cause: Option<String>,
+    /// The peer's answer, word for word, where it is one (06 §24.16).
+    pub(crate) ack: Option<String>,
 }
 
 impl CliError {
     /// An error without hint or cause.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, cause: None }
+        Self { code, message: message.into(), hint: None, cause: None, ack: None }
     }
 
     /// A mistake on the command line.
@@ -136,6 +138,13 @@ impl CliError {
         self
     }
 
+    /// Adds the peer's answer.
+    #[must_use]
+    pub(crate) fn with_ack(mut self, ack: Option<&str>) -> Self {
+        self.ack = ack.map(str::to_owned);
+        self
+    }
+
     /// The object of JSON mode: `code`, `message` (the newest official release calls it `error`), `status`, and `hint`
     /// and `cause` where there are any.
     pub(crate) fn to_json(&self) -> Value {
@@ -149,6 +158,9 @@ impl CliError {
         }
         if let Some(cause) = &self.cause {
             map.insert("cause".into(), cause.clone().into());
+        }
+        if let Some(ack) = &self.ack {
+            map.insert("ack".into(), ack.clone().into());
         }
         Value::Object(map)
     }

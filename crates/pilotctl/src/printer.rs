@@ -68,6 +68,14 @@ impl Printer {
         }
     }
 
+    /// Progress for programs: an object on a line of standard error in JSON mode, so that standard output holds the
+    /// result alone.
+    pub(crate) fn progress(self, data: &Value) {
+        if self.json {
+            emit(&mut std::io::stderr().lock(), format!("{}\n", json::to_string(data)).as_bytes());
+        }
+    }
+
     /// An error on standard error.
     pub(crate) fn error(self, error: &CliError) {
         let text = if self.json { format!("{}\n", json::to_string(&error.to_json())) } else { error.to_text() };

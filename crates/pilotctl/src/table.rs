@@ -33,6 +33,8 @@ pub(crate) struct Command {
 /// One argument: its form on the usage line, and what it means.
 pub(crate) struct Arg {
     form: &'static str,
+    /// On the usage line, which is the official one; what ours has besides is not.
+    on_usage: bool,
     /// What it means.
     pub(crate) help: &'static str,
     /// Beyond the official tool: in the help, but not on the usage line, which scripts compare.
@@ -182,6 +184,15 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::task::list::QUEUE,
         &commands::task_exec::ENABLE,
         &commands::task_exec::DISABLE,
+    ] },
+    Section { title: "Messages and files", commands: &[
+        &commands::send_message::COMMAND,
+        &commands::inbox::COMMAND,
+        &commands::outbox::COMMAND,
+        &commands::send_file::COMMAND,
+        &commands::received::COMMAND,
+        &commands::send_file::DATA_SEND,
+        &commands::received::DATA_RECV,
     ] },
     Section { title: "Diagnose", commands: &[
         &commands::ping::COMMAND,

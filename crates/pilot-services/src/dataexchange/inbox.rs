@@ -396,9 +396,6 @@ impl Inbox {
         data.insert("from".into(), arrival.from.to_string().into());
         data.insert("size".into(), arrival.bytes.into());
         data.insert("type".into(), arrival.kind.name().into());
-        if let Some(id) = &arrival.message_id {
-            data.insert("message_id".into(), id.clone().into());
-        }
         self.0.host.events.emit("message.received", data);
         if let Some(hook) = &self.0.hook {
             hook.run(self.0.dir.join(arrival.name.as_ref()), arrival.clone());

@@ -492,9 +492,7 @@ impl Incoming {
         }
         let mut data = Map::new();
         data.insert("filename".into(), base.into());
-        data.insert("from".into(), announced.from.to_string().into());
         data.insert("path".into(), inner.dir.join(&name).to_string_lossy().into_owned().into());
-        data.insert("sha256".into(), hex(&sha256).into());
         data.insert("size".into(), announced.size.into());
         inner.host.events.emit("file.received", data);
         Ok(StoredFile { name, sha256 })

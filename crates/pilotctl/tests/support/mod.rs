@@ -229,7 +229,7 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
                 HandshakeCommand::Wait { .. } => answer(Answer::error("handshake: unknown sub-command 0x07")),
             },
             Request::Dial { remote } => match remote.port {
-                7 | 3000 | 3100..=3199 => {
+                7 | 1001 | 3000 | 3100..=3199 => {
                     let mut ports = ports.lock().unwrap();
                     ports.push(remote.port);
                     answer(Answer::DialOk { conn: ports.len() as u32 });
@@ -240,6 +240,7 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
                 // As the reference does: one frame per segment of at most 4096 bytes.
                 7 => data.chunks(4096).for_each(|data| answer(Answer::Recv { conn: *conn, data })),
                 3000 => answer(Answer::CloseOk { conn: *conn }),
+                1001 => dataexchange(data, &mut |data| answer(Answer::Recv { conn: *conn, data })),
                 _ => {}
             },
             Request::Close { conn } => {
@@ -262,6 +263,59 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
             other => answer(Answer::error(format!("unknown command: 0x{:02X}", other.opcode()))),
         }
     })
+}
+
+/// A receiver of February: it acknowledges everything. Frames of these tests come whole.
+fn dataexchange(mut data: &[u8], answer: &mut dyn FnMut(&[u8])) {
+    use pilot_wire::service::dataexchange::{self as dx, file::FileHead, reply};
+    while let Some((head, rest)) = data.split_first_chunk() {
+        let header = dx::Header::parse(*head);
+        let (body, more) = rest.split_at(header.len as usize);
+        let bytes = if header.kind == dx::FILE { FileHead::split(body).1.len() } else { body.len() };
+        let known = matches!(header.kind, 1..=4);
+        let ack = if known {
+            reply::ack(header.kind, bytes as u64, false)
+        } else {
+            format!("ACK UNKNOWN({}) {bytes} bytes", header.kind)
+        };
+        answer(&dx::frame(dx::TEXT, &[ack.as_bytes()]).unwrap());
+        data = more;
+    }
+}
+
+/// What earlier cases of the recording have left in the mailbox.
+pub(crate) fn prepare_mail(name: &str, place: &Place) {
+    let write = |path: String, content: &str| {
+        let path = place.home().join(".pilot").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let empty = |dir: &str| std::fs::create_dir_all(place.home().join(".pilot").join(dir)).unwrap();
+    match name {
+        "inbox (with messages)" | "inbox --clear (n)" => {
+            let messages = [
+                ("BINARY", "biné"),
+                ("JSON", "{\"k\":1}"),
+                ("JSON", "{\"k\":1}"),
+                ("TEXT", "hello bob"),
+                ("TEXT", "hello bob"),
+            ];
+            for (i, (kind, data)) in messages.iter().enumerate() {
+                let message = json!({"bytes": data.len(), "data": data, "from": "0:0000.0000.0001",
+                    "received_at": "2026-02-27T10:11:12Z", "type": kind});
+                write(format!("inbox/{kind}-20260227-101112.{i:03}.json"), &json::to_string(&message));
+            }
+        }
+        "received (with files)" | "received --clear (n)" => {
+            for i in 0..2 {
+                write(format!("received/report-20260227-101112.{i:03}.pdf"), "%PDF-1.7\n");
+            }
+        }
+        "inbox (empty dir)" | "inbox --clear (0)" => empty("inbox"),
+        "received (empty dir)" | "received --clear (0)" => empty("received"),
+        "send-file bob <DIR>/report.pdf" => write("../report.pdf".into(), "%PDF-1.7\n"),
+        _ => {}
+    }
 }
 
 /// What the daemon of the case says instead of what it says usually.
@@ -310,6 +364,7 @@ pub(crate) fn argv(case: &Value, place: &Place) -> Vec<String> {
 /// A recorded text with the places of this test.
 pub(crate) fn here(text: &str, place: &Place) -> String {
     let mut text = text.replace("34.71.57.205:9000", "127.0.0.1:9000");
+    text = text.replace("<DIR>", place.home().to_str().unwrap());
     for node in ["A", "B", "N"] {
         text = text.replace(&format!("<HOME_{node}>"), place.home().to_str().unwrap());
         text = text.replace(&format!("<SOCKET_{node}>"), place.socket().to_str().unwrap());

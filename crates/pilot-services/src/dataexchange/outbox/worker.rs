@@ -36,7 +36,7 @@ enum Attempt {
 impl Outbox {
     /// Sends what waits, for as long as it is polled.
     pub(crate) async fn work(&self) {
-        let mut running: JoinSet<u32> = JoinSet::new();
+        let mut running: JoinSet<()> = JoinSet::new();
         loop {
             let woken = self.0.wake.notified();
             let next = self.start(&mut running);
@@ -49,17 +49,13 @@ impl Outbox {
             tokio::select! {
                 () = woken => {}
                 () = sleep => {}
-                Some(done) = running.join_next(), if !running.is_empty() => {
-                    if let Ok(node) = done {
-                        self.stopped(node);
-                    }
-                }
+                Some(_) = running.join_next(), if !running.is_empty() => {}
             }
         }
     }
 
     /// Starts every attempt that is due; when there is more to do.
-    fn start(&self, running: &mut JoinSet<u32>) -> Option<Instant> {
+    fn start(&self, running: &mut JoinSet<()>) -> Option<Instant> {
         let now = self.0.host.env.now();
         let mut next: Option<Instant> = None;
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |other| other.min(at)));
@@ -71,8 +67,8 @@ impl Outbox {
                 queue.active = true;
                 let (this, node) = (self.clone(), *node);
                 running.spawn(async move {
+                    let _active = Active(this.clone(), node);
                     this.deliver(node).await;
-                    node
                 });
                 continue;
             }
@@ -82,12 +78,6 @@ impl Outbox {
             }
         }
         next
-    }
-
-    fn stopped(&self, node: u32) {
-        if let Some(queue) = self.0.state.lock().queues.get_mut(&node) {
-            queue.active = false;
-        }
     }
 
     /// Sends to one peer until nothing waits for it, or until something fails.
@@ -265,6 +255,17 @@ impl Outbox {
             self.learn(meta.to.node, peer);
         }
         sent.map(|delivery| (Some(delivery.ack), delivery.tagged))
+    }
+}
+
+/// A peer that is being served. However that ends, it can be served again.
+struct Active(Outbox, u32);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0.0.state.lock().queues.get_mut(&self.1) {
+            queue.active = false;
+        }
     }
 }
 
