@@ -127,12 +127,15 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// A service record: its name, and where it is offered.
+type Offered = Record<(String, Address)>;
+
 /// All records.
 #[derive(Debug, Default)]
 struct Records {
     a: BTreeMap<String, Record<Address>>,
     n: BTreeMap<String, Record<u16>>,
-    s: BTreeMap<(u16, u16), Vec<Record<(String, Address)>>>,
+    s: BTreeMap<(u16, u16), Vec<Offered>>,
 }
 
 impl Records {

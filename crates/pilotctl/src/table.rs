@@ -33,8 +33,6 @@ pub(crate) struct Command {
 /// One argument: its form on the usage line, and what it means.
 pub(crate) struct Arg {
     form: &'static str,
-    /// On the usage line, which is the official one; what ours has besides is not.
-    on_usage: bool,
     /// What it means.
     pub(crate) help: &'static str,
     /// Beyond the official tool: in the help, but not on the usage line, which scripts compare.

@@ -1,4 +1,5 @@
 //! Where a node listens, and whom it serves there (`docs/spec/local-socket.md`, L41, L42).
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // the tests look at files and stand in for servers themselves
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,8 +1,5 @@
 //! What the matrix leaves out: official daemons among themselves, and the official command line with our daemon.
 
-#[path = "services/mail.rs"]
-mod mail;
-
 use std::time::Duration;
 
 use pilot_testkit::agent::{Agent, AgentOptions, make_trust};

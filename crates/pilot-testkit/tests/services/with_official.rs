@@ -7,8 +7,7 @@ use pilot_testkit::isolate::Unavailable;
 use pilot_testkit::official::Official;
 use pilot_testkit::programs::{RendezvousProcess, ours};
 
-/// Long enough for one heartbeat of an official daemon (65 s), at which it fetches what waits for it.
-const TRUST_LIMIT: Duration = Duration::from_secs(75);
+use super::TRUST_LIMIT;
 
 /// Need of a release.
 pub(crate) fn need<const N: usize>(versions: [&str; N]) -> Result<(), Unavailable> {

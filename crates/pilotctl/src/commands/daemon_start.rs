@@ -269,7 +269,7 @@ mod tests {
         let app = App { out: Printer::new(true), home: Home::at(dir.path(), None, registry_variable) };
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let Parsed::Run(args) = Args::parse(&COMMAND, &words).unwrap() else { panic!("help") };
-        let flags = flags(&app, &args, "/socket").unwrap();
+        let flags = flags(&app, &args, Some("/socket".to_owned())).unwrap();
         let prefix = format!("-{flag}=");
         let own = dir.path().to_str().unwrap();
         flags.iter().find_map(|word| Some(word.to_str()?.strip_prefix(&prefix)?.replace(own, "HOME")))
