@@ -9,3 +9,5 @@ pub mod scheme_a;
 pub mod sim;
 pub mod soak;
 pub mod testnet;
+#[cfg(test)]
+mod weaknesses;

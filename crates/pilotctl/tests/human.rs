@@ -4,6 +4,7 @@
 
 mod support;
 
+use pilot_wire::ipc::{Answer, Request};
 use support::{Place, argv, cases, changed, commands, february, here, serve};
 
 /// Whether `got` is `expected`, in which `<…>` stands for any text on one line, and `<usage text>` for any text.
@@ -146,6 +147,31 @@ fn a_long_answer_is_printed_whole() {
     let run = place.run(&["--json", "bench", "bob", "3"]);
     let result: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!((&result["data"]["recv_bytes"], &result["data"]["complete"]), (&(3 << 20).into(), &true.into()));
+}
+
+#[test]
+fn a_bench_that_stops_early_fails_and_says_where() {
+    // 07 §16 item 55.
+    let place = Place::new();
+    let daemon = february(|_| None);
+    let left = std::sync::Mutex::new(3);
+    serve(
+        &place,
+        std::sync::Arc::new(move |request, answer| match request {
+            Request::Send { conn, .. } => {
+                let mut left = left.lock().unwrap();
+                if *left == 0 {
+                    return answer(Answer::CloseOk { conn: *conn });
+                }
+                *left -= 1;
+                daemon(request, answer);
+            }
+            _ => daemon(request, answer),
+        }),
+    );
+    let run = place.run(&["--json", "bench", "bob", "1"]);
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("of 1048576 bytes"), "{}", run.stderr);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! A network of one of ours and one official daemon.
 
-use std::time::Duration;
-
 use pilot_testkit::agent::{Agent, AgentOptions, make_trust};
 use pilot_testkit::isolate::Unavailable;
 use pilot_testkit::official::Official;

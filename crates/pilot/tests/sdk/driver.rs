@@ -295,3 +295,17 @@ async fn any_stream_is_closed_by_its_number_and_that_is_confirmed() {
     });
     closed.unwrap();
 }
+
+#[tokio::test]
+async fn data_for_a_closed_stream_is_dropped_and_holds_up_nothing() {
+    // 03 §16 row 18. Kept, it would fill the space of an unread stream after half a megabyte and hold the daemon back.
+    let (driver, mut fake, stream) = dialled(1024).await;
+    drop(stream);
+    fake.expect("0800000009").await;
+    let daemon = tokio::spawn(flood(fake, 200));
+    driver.info().await.unwrap();
+    let mut fake = daemon.await.unwrap();
+    fake.expect("0d").await;
+    drop(driver);
+    assert!(fake.frame().await.is_none(), "nothing more is said about it");
+}
