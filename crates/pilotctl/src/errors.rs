@@ -145,6 +145,16 @@ impl CliError {
         self
     }
 
+    /// Adds the error of the daemon or the peer behind it, with the remedy it names.
+    #[must_use]
+    pub(crate) fn because(self, error: &pilot::Error) -> Self {
+        let text = error.to_string();
+        match error.hint() {
+            Some(hint) if !text.contains(&*hint) => self.cause(format_args!("{text}; {hint}")),
+            _ => self.cause(text),
+        }
+    }
+
     /// The object of JSON mode: `code`, `message` (the newest official release calls it `error`), `status`, and `hint`
     /// and `cause` where there are any.
     pub(crate) fn to_json(&self) -> Value {

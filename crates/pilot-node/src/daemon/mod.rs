@@ -52,6 +52,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&error, 2),
     };
+    let to_file = settings.log.file.is_some();
     let log = match Log::start(&Env::real(), settings.log.clone()) {
         Ok(log) => log,
         Err(error) => return fail(&error, 1),
@@ -63,7 +64,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let status = match runtime.block_on(run(args, flags, settings, &log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(code = error.code(), %error, "cannot start");
+            // Standard error gets it below, in words for people; once is enough.
+            if to_file {
+                tracing::error!(code = error.code(), %error, "cannot start");
+            }
             fail(&error, 1)
         }
     };

@@ -42,8 +42,6 @@ fn exception(client: &str, name: &str) -> Option<Exception> {
         // Nobody writes on somebody else's stream (03 §16.3).
         ("A2", "Send on a connection owned by another client") => Instead(Some("0000001a0a0001636f6e6e6563746f6e20")),
         ("B", "Recv push of intruder data") => Skip,
-        // Webhooks are not part of this daemon yet.
-        ("A", "SetWebhook") => Begins("set_webhook: "),
         // Volatile content; ours has the keys of newer daemons too.
         (_, "Info" | "Info after zero frame") => Keys,
         (_, "Handshake pending" | "Handshake trusted") => Keys,

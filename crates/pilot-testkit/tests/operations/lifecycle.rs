@@ -155,7 +155,7 @@ fn a_registry_that_does_not_answer_makes_the_socket_late_and_the_start_says_why(
         let started = ctl(&start);
         let text = String::from_utf8_lossy(&started.stderr).into_owned();
         assert_eq!(started.status.code(), Some(1), "{text}");
-        assert!(text.contains("did not become ready") && text.contains("has not reached its registry"), "{text}");
+        assert!(text.contains("did not become ready") && text.contains("is not registered at its registry"), "{text}");
         // It runs, keeps trying, and is stopped as any other.
         assert!(ctl(&["daemon", "status", "--check"]).status.success());
         let stopped = ctl(&["--json", "daemon", "stop"]);

@@ -45,7 +45,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
     let mut stream = app.dial(&driver, address, ECHO_PORT).await.map_err(|error| {
         CliError::connection(format!("cannot connect to {address} echo port"))
             .hint(format!("check that {address} is reachable: pilotctl ping {address}"))
-            .cause(error)
+            .because(&error)
     })?;
     app.out.text(&format!("BENCH {address} — sending {} via echo port\n", size(total)));
     let outcome = measure(&mut stream, total, limit).await;

@@ -78,7 +78,7 @@ async fn asked(app: &App, args: &Args, driver: &pilot::Driver, request: &Request
     let stream = app.dial(driver, address, PORT).await.map_err(|error| {
         CliError::connection(format!("cannot connect to {address} (nameserver port {PORT})"))
             .hint(format!("check that {address} runs with -nameserver: pilotctl ping {address}"))
-            .cause(error)
+            .because(&error)
     })?;
     match tokio::time::timeout(WAIT, ask(stream, request)).await {
         Ok(Ok(reply)) => Ok((address.to_string(), reply)),

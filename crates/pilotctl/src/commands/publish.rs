@@ -42,7 +42,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
     let stream = app.dial(&driver, address, PORT).await.map_err(|error| {
         CliError::connection(format!("cannot connect to {address} (event stream port {PORT})"))
             .hint(format!("check that {address} is reachable: pilotctl ping {address}"))
-            .cause(error)
+            .because(&error)
     })?;
     let mut result = json!({ "target": address.to_string(), "topic": topic, "bytes": data.len() });
     let nonce = (retain || driver.daemon().is_some()).then(super::nonce);
