@@ -13,6 +13,8 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use crate::deadline::{Deadlines, Timer};
 use crate::error::{CloseReason, StreamError};
 
+/// How long [`Stream::close`] then waits to hear whether the peer has everything.
+const DELIVERY_WAIT: Duration = Duration::from_secs(1);
 /// How long [`Stream::close`] waits for the daemon to confirm.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -215,7 +217,15 @@ impl Stream {
     pub async fn close(mut self) -> io::Result<()> {
         let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
         let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;
-        confirmed.unwrap_or_else(|_| Err(StreamError::CloseTimeout.io()))
+        if let Ok(confirmed) = confirmed {
+            return confirmed;
+        }
+        // A peer that has every byte and does not answer the end any more has lost nothing.
+        let delivered = poll_fn(|cx| self.channel.poll_delivered(cx));
+        match tokio::time::timeout(DELIVERY_WAIT, delivered).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StreamError::CloseTimeout.io()),
+        }
     }
 
     /// As `result`, unless it is not there yet and the write deadline has passed.

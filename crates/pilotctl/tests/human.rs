@@ -133,7 +133,7 @@ fn causes_are_named() {
         run.stderr,
         "resolved \"bob\" → 0:0000.0000.0002\n\
          error: cannot connect to 0:0000.0000.0002 port 5555\n\
-         cause: dial: daemon: connection refused\n\
+         cause: dial: daemon: connection refused; nothing listens on that port of the peer\n\
          hint:  check that 0:0000.0000.0002 is reachable: pilotctl ping 0:0000.0000.0002\n"
     );
 }

@@ -51,7 +51,7 @@ fn received(agent: &Agent) -> Vec<Value> {
 
 #[test]
 fn two_of_ours_exchange_messages_files_and_directories() {
-    isolated("two_of_ours_exchange_messages_files_and_directories", &[need_programs], || {
+    isolated("mail::two_of_ours_exchange_messages_files_and_directories", &[need_programs], || {
         let (_rendezvous, a, b) = two_of_ours();
         let sent = a.ctl(&["send-message", "bob", "--data", "hello", "--message-id", "m-1"]).expect("send-message");
         assert_eq!((&sent["ack"], &sent["tagged"]), (&"ACK TEXT 5 bytes".into(), &true.into()), "{sent}");
@@ -105,7 +105,7 @@ fn two_of_ours_exchange_messages_files_and_directories() {
 
 #[test]
 fn what_is_acknowledged_survives_kills_and_what_has_an_id_is_there_once() {
-    isolated("what_is_acknowledged_survives_kills_and_what_has_an_id_is_there_once", &[need_programs], || {
+    isolated("mail::what_is_acknowledged_survives_kills_and_what_has_an_id_is_there_once", &[need_programs], || {
         let kills = std::env::var("PILOT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
         let (_rendezvous, mut a, mut b) = two_of_ours();
         let mut sent = 0;
@@ -151,7 +151,7 @@ fn what_is_acknowledged_survives_kills_and_what_has_an_id_is_there_once() {
 
 #[test]
 fn official_releases_exchange_messages_and_files_with_ours() {
-    isolated("official_releases_exchange_messages_and_files_with_ours", &[need_programs, need_all], || {
+    isolated("mail::official_releases_exchange_messages_and_files_with_ours", &[need_programs, need_all], || {
         for version in RELEASES {
             let rendezvous = RendezvousProcess::start().expect("rendezvous");
             let options = |name: &str| AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();

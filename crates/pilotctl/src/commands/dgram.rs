@@ -80,5 +80,5 @@ fn explain(address: &pilot::Address, port: u16, error: &Error) -> CliError {
         _ if has(&["not found"]) => (Code::NotFound, format!("look it up with: pilotctl lookup {}", address.node)),
         _ => (Code::ConnectionFailed, check),
     };
-    CliError::new(code, format!("cannot send a datagram to {address} port {port}")).hint(hint).because(&error)
+    CliError::new(code, format!("cannot send a datagram to {address} port {port}")).hint(hint).because(error)
 }

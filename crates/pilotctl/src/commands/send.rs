@@ -48,7 +48,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
 pub(super) fn no_stream(address: &pilot::Address, port: u16, error: &pilot::Error) -> CliError {
     CliError::connection(format!("cannot connect to {address} port {port}"))
         .hint(format!("check that {address} is reachable: pilotctl ping {address}"))
-        .because(&error)
+        .because(error)
 }
 
 /// Prints what was sent and what came back.

@@ -257,6 +257,9 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
                 let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
                 reply(json!({"node_id": 1, "tags": tags, "type": "set_tags_ok"}));
             }
+            Request::SetTaskExec { enabled } => {
+                reply(json!({"node_id": 1, "task_exec": enabled, "type": "set_task_exec_ok"}));
+            }
             Request::Deregister => reply(json!({"type": "deregister_ok"})),
             Request::Bind { port: 7 } => answer(Answer::error("port 7 already bound")),
             Request::Bind { port } => answer(Answer::BindOk { port: *port }),
