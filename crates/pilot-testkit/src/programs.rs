@@ -86,6 +86,8 @@ impl RendezvousProcess {
         let mut command = Command::new(program("pilot-rendezvous"));
         command.args(["-registry-addr", &SocketAddr::new(ip, REGISTRY_PORT).to_string()]);
         command.args(["-beacon-addr", &SocketAddr::new(ip, BEACON_PORT).to_string()]);
+        // All nodes of a test come from one address.
+        command.args(["-new-nodes-per-minute", "100000"]);
         if let Some(store) = store {
             command.arg("-store").arg(store);
         }

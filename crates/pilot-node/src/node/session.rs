@@ -16,6 +16,8 @@ use crate::directory::LinkState;
 const DISCOVERY: Duration = Duration::from_millis(800);
 /// How often the address is looked at from which the host speaks to the beacon.
 const ROUTE_CHECK: Duration = Duration::from_secs(1);
+/// The same until it has been seen once.
+const FIRST_ROUTE_CHECK: Duration = Duration::from_millis(20);
 /// For so many checks after a move the beacon is told again and again, ever more seldom: until the registry has heard from the
 /// new address it believes the old one.
 const TELL_AGAIN: u32 = 16;
@@ -157,7 +159,8 @@ async fn watch_routes(shared: &Shared) {
     // Checks since the last move.
     let mut since = u32::MAX;
     loop {
-        shared.env.sleep(ROUTE_CHECK).await;
+        // The first look comes as early as can be: a move before it would go unnoticed.
+        shared.env.sleep(if known.is_some() { ROUTE_CHECK } else { FIRST_ROUTE_CHECK }).await;
         since = since.saturating_add(1);
         if since <= TELL_AGAIN && since.is_power_of_two() {
             shared.engine.with(|core, now| core.endpoint.rediscover(now));

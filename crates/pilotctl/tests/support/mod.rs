@@ -257,6 +257,7 @@ pub(crate) fn february(change: impl Fn(&Request<'_>) -> Option<Value> + Send + S
                 let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
                 reply(json!({"node_id": 1, "tags": tags, "type": "set_tags_ok"}));
             }
+            Request::SetWebhook { url } => reply(json!({ "webhook": url })),
             Request::SetTaskExec { enabled } => {
                 reply(json!({"node_id": 1, "task_exec": enabled, "type": "set_task_exec_ok"}));
             }
