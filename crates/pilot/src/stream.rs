@@ -13,8 +13,6 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use crate::deadline::{Deadlines, Timer};
 use crate::error::{CloseReason, StreamError};
 
-/// How long [`Stream::close`] then waits to hear whether the peer has everything.
-const DELIVERY_WAIT: Duration = Duration::from_secs(1);
 /// How long [`Stream::close`] waits for the daemon to confirm.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -215,16 +213,22 @@ impl Stream {
     /// # Errors
     /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone, `TimedOut` when it does not confirm.
     pub async fn close(mut self) -> io::Result<()> {
-        let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
-        let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;
-        if let Ok(confirmed) = confirmed {
-            return confirmed;
-        }
-        // A peer that has every byte and does not answer the end any more has lost nothing.
-        let delivered = poll_fn(|cx| self.channel.poll_delivered(cx));
-        match tokio::time::timeout(DELIVERY_WAIT, delivered).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(StreamError::CloseTimeout.io()),
+        // Whether the peer has every byte, once that is known or cannot be known.
+        let mut delivered = None;
+        let confirmed = poll_fn(|cx| {
+            if delivered.is_none()
+                && let Poll::Ready(answer) = self.channel.poll_delivered(cx)
+            {
+                delivered = Some(answer.is_ok());
+            }
+            self.channel.poll_close(cx)
+        });
+        match tokio::time::timeout(CLOSE_WAIT, confirmed).await {
+            Ok(confirmed) => confirmed,
+            // A peer that has everything and does not answer the end, as old ones do that end at the same moment, has lost
+            // nothing.
+            Err(_) if delivered == Some(true) => Ok(()),
+            Err(_) => Err(StreamError::CloseTimeout.io()),
         }
     }
 

@@ -67,7 +67,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         let mut object = file.about.clone();
         object.insert("name".into(), file.name.clone().into());
         object.insert("bytes".into(), file.bytes.into());
-        object.insert("modified".into(), modified.into());
+        object.insert("modified".into(), pilot_wire::time::rfc3339(file.modified).into());
         object.insert("path".into(), dir.join(&file.name).to_string_lossy().into_owned().into());
         objects.push(Value::Object(object));
     }
