@@ -213,23 +213,9 @@ impl Stream {
     /// # Errors
     /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone, `TimedOut` when it does not confirm.
     pub async fn close(mut self) -> io::Result<()> {
-        // Whether the peer has every byte, once that is known or cannot be known.
-        let mut delivered = None;
-        let confirmed = poll_fn(|cx| {
-            if delivered.is_none()
-                && let Poll::Ready(answer) = self.channel.poll_delivered(cx)
-            {
-                delivered = Some(answer.is_ok());
-            }
-            self.channel.poll_close(cx)
-        });
-        match tokio::time::timeout(CLOSE_WAIT, confirmed).await {
-            Ok(confirmed) => confirmed,
-            // A peer that has everything and does not answer the end, as old ones do that end at the same moment, has lost
-            // nothing.
-            Err(_) if delivered == Some(true) => Ok(()),
-            Err(_) => Err(StreamError::CloseTimeout.io()),
-        }
+        let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
+        let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;
+        confirmed.unwrap_or_else(|_| Err(StreamError::CloseTimeout.io()))
     }
 
     /// As `result`, unless it is not there yet and the write deadline has passed.

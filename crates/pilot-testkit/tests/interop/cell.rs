@@ -342,11 +342,17 @@ fn close(order: Order, a: &dyn Party, b: &dyn Party) -> Result<()> {
         Order::Half => ends(client, server, true)?,
         Order::Both => {
             exchange(&mut *client, &mut *server, &data, &pattern(64 << 10, 5))?;
+            // An old peer that ends at the same moment may leave the last bytes unacknowledged; ours then says, rightly,
+            // that it does not know whether they arrived. Here they did: both sides have read everything.
+            let ended = |closed: Result<()>| match closed {
+                Err(error) if format!("{error:#}").contains("the close was not confirmed in time") => Ok(()),
+                other => other,
+            };
             std::thread::scope(|scope| {
                 let other = scope.spawn(|| client.close());
-                server.close().context("at the server")?;
+                ended(server.close()).context("at the server")?;
                 let Ok(closed) = other.join() else { bail!("the client's thread panicked") };
-                closed.context("at the client")
+                ended(closed).context("at the client")
             })?;
         }
     }
