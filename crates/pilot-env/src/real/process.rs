@@ -53,12 +53,13 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let mut child =
             std::process::Command::new("sleep").args(["600", "--"]).current_dir(dir.path()).spawn().unwrap();
-        // Until it has become `sleep`, it is a copy of this program.
+        // Until it has become `sleep`, it is a copy of this program, and for a moment it has no command line at all.
         let seen = loop {
-            let seen = others().into_iter().find(|process| process.pid == child.id()).unwrap();
-            if seen.program() == "sleep" {
+            let seen = others().into_iter().find(|process| process.pid == child.id());
+            if let Some(seen) = seen.filter(|seen| seen.program() == "sleep") {
                 break seen;
             }
+            assert!(child.try_wait().unwrap().is_none(), "it runs for ten minutes");
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
         assert_eq!(seen.args, ["sleep", "600", "--"]);
