@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)] // measures real time with real programs
 
 mod idle;
+mod services;
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
@@ -43,6 +44,18 @@ struct Options {
     /// Seconds for which idle daemons are watched.
     #[arg(long, default_value_t = 60)]
     idle_seconds: u64,
+    /// Measure the services instead: messages, events and a file of `--file-mb`, also from one product to the other.
+    #[arg(long)]
+    services: bool,
+    /// Messages of all senders together in a row of the services.
+    #[arg(long, default_value_t = 3200)]
+    messages: usize,
+    /// Events to one subscriber; to a hundred it is a tenth of it.
+    #[arg(long, default_value_t = 20_000)]
+    events: usize,
+    /// Megabytes (10^6 bytes) of the file.
+    #[arg(long, default_value_t = 1000)]
+    file_mb: usize,
     /// Official release to compare with, or `none`.
     #[arg(long, default_value = "1.18.0")]
     official: String,
@@ -106,6 +119,26 @@ fn run() -> Result<()> {
             rows.push((label.clone(), figures));
         }
         idle::print_table(&rows, options.idle_seconds);
+        return Ok(());
+    }
+    if options.services {
+        let amounts =
+            services::Amounts { messages: options.messages, events: options.events, file_mb: options.file_mb };
+        let mut pairs = vec![(ours(), ours())];
+        if let [_, (official, ..), _] = &products[..] {
+            pairs.extend([
+                (official.clone(), official.clone()),
+                (ours(), official.clone()),
+                (official.clone(), ours()),
+            ]);
+        }
+        let mut rows = Vec::new();
+        for (sender, receiver) in &pairs {
+            let label = format!("{} to {}", sender.label, receiver.label);
+            eprintln!("measuring {label} ...");
+            rows.push((label, services::measure(&runtime, sender, receiver, amounts)?));
+        }
+        services::print_table(&rows, amounts);
         return Ok(());
     }
     let mut rows = Vec::new();

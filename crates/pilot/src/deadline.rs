@@ -69,16 +69,34 @@ impl fmt::Debug for Deadlines {
 
 impl Deadlines {
     /// When reads give up.
+    ///
+    /// ```no_run
+    /// # fn example(deadlines: pilot::Deadlines, now: std::time::Instant) {
+    /// deadlines.set_read(Some(now + std::time::Duration::from_secs(5)));
+    /// # }
+    /// ```
     pub fn set_read(&self, at: Option<Instant>) {
         self.read.set(at);
     }
 
     /// When writes, flushes and `shutdown` give up. Bytes of a write that gave up were not taken.
+    ///
+    /// ```no_run
+    /// # fn example(deadlines: pilot::Deadlines) {
+    /// deadlines.set_write(None); // writes may take as long as they need
+    /// # }
+    /// ```
     pub fn set_write(&self, at: Option<Instant>) {
         self.write.set(at);
     }
 
     /// Both.
+    ///
+    /// ```no_run
+    /// # fn example(deadlines: pilot::Deadlines, now: std::time::Instant) {
+    /// deadlines.set(Some(now)); // whatever waits, ends
+    /// # }
+    /// ```
     pub fn set(&self, at: Option<Instant>) {
         self.set_read(at);
         self.set_write(at);

@@ -70,6 +70,13 @@ impl Deref for Embedded {
 impl Embedded {
     /// Starts a node.
     ///
+    /// ```no_run
+    /// # async fn example(config: pilot::node::NodeConfig) -> Result<(), Box<dyn std::error::Error>> {
+    /// let node = pilot::Embedded::start(config).await?;
+    /// println!("on the network as {}", node.address());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`NodeError`] says what is wrong and what to do.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
@@ -77,6 +84,14 @@ impl Embedded {
     }
 
     /// Uses a node that runs.
+    ///
+    /// ```no_run
+    /// # async fn example(node: pilot::node::Node) -> Result<(), Box<dyn std::error::Error>> {
+    /// // A node that this program has set up in its own way, and looks at through the common interface.
+    /// let network = pilot::Embedded::new(node)?;
+    /// println!("{}", pilot::Pilot::info(&network).await?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// When all 16,384 source ports of datagrams of the node are taken; each `Embedded` takes one.
@@ -87,11 +102,24 @@ impl Embedded {
     }
 
     /// Datagrams dropped because [`recv_from`](Pilot::recv_from) was not called in time.
+    ///
+    /// ```no_run
+    /// # fn example(node: pilot::Embedded) {
+    /// println!("{} datagrams came too fast", node.datagrams_dropped());
+    /// # }
+    /// ```
     pub fn datagrams_dropped(&self) -> u64 {
         self.datagrams.dropped()
     }
 
     /// Ends the node in order; see [`Node::shutdown`].
+    ///
+    /// ```no_run
+    /// # async fn example(node: pilot::Embedded) -> Result<(), Box<dyn std::error::Error>> {
+    /// // Streams get five seconds to hand over what was written.
+    /// node.shutdown(std::time::Duration::from_secs(5)).await;
+    /// # Ok(()) }
+    /// ```
     pub async fn shutdown(self, deadline: Duration) {
         let Self { node, datagrams } = self;
         drop(datagrams);

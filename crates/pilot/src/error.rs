@@ -117,6 +117,15 @@ impl Error {
     /// | `connection_failed` | the daemon refused for another reason, or went away |
     ///
     /// and, in [`Refused`](Self::Refused), those of the node.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// match driver.dial_text("0:0000.0000.0002:1000").await {
+    ///     Err(error) if error.code() == "connection_refused" => println!("nobody listens there"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn code(&self) -> &str {
         match self {
             Self::Connect { .. } => "not_running",
@@ -134,6 +143,17 @@ impl Error {
     }
 
     /// What a person can do about it.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Err(error) = driver.dial_text("0:0000.0000.0002:1000").await {
+    ///     eprintln!("{error}");
+    ///     if let Some(hint) = error.hint() {
+    ///         eprintln!("hint: {hint}");
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn hint(&self) -> Option<Cow<'_, str>> {
         Some(Cow::Borrowed(match self {
             Self::Connect { .. } => "start the daemon with: pilotctl daemon start",
@@ -154,16 +174,41 @@ impl Error {
     }
 
     /// Whether the daemon is gone. A [`Driver`](crate::Driver) that reconnects does so by itself; try again later.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// while driver.info().await.is_err_and(|error| error.is_disconnected()) {
+    ///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Disconnected { .. } | Self::Connect { .. })
     }
 
     /// Whether the daemon does not know the command: an official one, or one older than this program.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// match driver.call("inbox.list", &serde_json::json!({})).await {
+    ///     Err(error) if error.is_unsupported() => println!("this daemon keeps no inbox"),
+    ///     other => println!("{other:?}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn is_unsupported(&self) -> bool {
         matches!(self.code(), "unsupported_by_daemon" | "unknown_method")
     }
 
     /// What the daemon said, when it is the daemon that refused.
+    ///
+    /// ```no_run
+    /// # fn example(error: pilot::Error) {
+    /// if let Some(text) = error.daemon_text() {
+    ///     println!("the daemon said: {text}");
+    /// }
+    /// # }
+    /// ```
     pub fn daemon_text(&self) -> Option<&str> {
         match self {
             Self::Daemon { text, .. } => Some(text),
@@ -248,6 +293,19 @@ pub enum StreamError {
 }
 
 /// Who does not know half-close.
+///
+/// ```no_run
+/// # async fn example(mut stream: pilot::Stream) -> Result<(), Box<dyn std::error::Error>> {
+/// use pilot::{HalfCloseLack, StreamError};
+///
+/// let ended = stream.close_write().await;
+/// match ended.as_ref().err().and_then(StreamError::of) {
+///     Some(StreamError::HalfCloseUnsupported(HalfCloseLack::Peer)) => println!("the peer runs an older daemon"),
+///     Some(StreamError::HalfCloseUnsupported(HalfCloseLack::Daemon)) => println!("the daemon here is older"),
+///     _ => ended?,
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HalfCloseLack {
@@ -268,11 +326,28 @@ impl std::fmt::Display for HalfCloseLack {
 
 impl StreamError {
     /// The reason inside an I/O error of a stream.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream) -> Result<(), Box<dyn std::error::Error>> {
+    /// use pilot::{CloseReason, StreamError};
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// if let Err(error) = stream.read_u8().await
+    ///     && let Some(StreamError::Ended(CloseReason::TrustRevoked)) = StreamError::of(&error)
+    /// {
+    ///     println!("we are no longer trusted");
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
     /// Stable name.
+    ///
+    /// ```
+    /// assert_eq!(pilot::StreamError::Deadline.code(), "timeout");
+    /// ```
     pub fn code(&self) -> &str {
         match self {
             Self::Closed => "closed",
@@ -287,6 +362,13 @@ impl StreamError {
     }
 
     /// What a person can do about it.
+    ///
+    /// ```
+    /// use pilot::{CloseReason, StreamError};
+    ///
+    /// let error = StreamError::Ended(CloseReason::DaemonGone);
+    /// assert!(error.hint().is_some_and(|hint| hint.contains("dial again")));
+    /// ```
     pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::Service { hint, .. } => return hint.as_deref(),
@@ -332,6 +414,18 @@ impl StreamError {
 }
 
 /// How a stream ended.
+///
+/// ```no_run
+/// # fn example(stream: pilot::Stream) {
+/// use pilot::CloseReason;
+///
+/// match stream.close_reason() {
+///     None => println!("still open"),
+///     Some(CloseReason::Clean) => println!("every byte arrived"),
+///     Some(reason) => println!("{}: {reason}", reason.code()),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -394,6 +488,10 @@ const TOLD: [CloseReason; 14] = [
 
 impl CloseReason {
     /// Stable name.
+    ///
+    /// ```
+    /// assert_eq!(pilot::CloseReason::PeerRestarted.code(), "peer_restarted");
+    /// ```
     pub const fn code(self) -> &'static str {
         match self {
             Self::Clean => "clean",
@@ -423,6 +521,13 @@ impl CloseReason {
     }
 
     /// Whether every byte sent by the peer before its end has arrived, as far as is known.
+    ///
+    /// ```
+    /// use pilot::CloseReason;
+    ///
+    /// assert!(CloseReason::Clean.is_orderly());
+    /// assert!(!CloseReason::Truncated.is_orderly());
+    /// ```
     pub fn is_orderly(self) -> bool {
         matches!(self, Self::Clean | Self::Untold)
     }

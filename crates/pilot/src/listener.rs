@@ -65,17 +65,36 @@ impl Listener {
     }
 
     /// The port.
+    ///
+    /// ```no_run
+    /// # fn example(listener: pilot::Listener) {
+    /// println!("dial port {}", listener.port());
+    /// # }
+    /// ```
     pub fn port(&self) -> u16 {
         self.local.port
     }
 
     /// The own address and the port; the address is 0 where the daemon does not tell it unasked (old and official
     /// ones).
+    ///
+    /// ```no_run
+    /// # fn example(listener: pilot::Listener) {
+    /// println!("others dial {}", listener.local_addr());
+    /// # }
+    /// ```
     pub fn local_addr(&self) -> SocketAddress {
         self.local
     }
 
     /// The next stream. Cancel safe. Several tasks may wait; each stream goes to one of them.
+    ///
+    /// ```no_run
+    /// # async fn example(listener: pilot::Listener) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stream = listener.accept().await?;
+    /// println!("{} is here", stream.peer_addr());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon has been away for longer than
@@ -92,6 +111,14 @@ impl Listener {
     }
 
     /// Frees the port and closes the streams nobody has accepted. Accepted ones live on.
+    ///
+    /// ```no_run
+    /// # async fn example(listener: pilot::Listener) -> Result<(), Box<dyn std::error::Error>> {
+    /// let last = listener.accept().await?;
+    /// listener.close().await;
+    /// drop(last); // lived on until here
+    /// # Ok(()) }
+    /// ```
     pub async fn close(mut self) {
         self.door.close().await;
     }

@@ -98,32 +98,73 @@ impl Stream {
     }
 
     /// The peer and its port: as dialled, or where an accepted stream comes from.
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// println!("from {}", stream.peer_addr());
+    /// # }
+    /// ```
     pub fn peer_addr(&self) -> SocketAddress {
         self.peer
     }
 
     /// The same as [`peer_addr`](Self::peer_addr).
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// assert_eq!(stream.remote(), stream.peer_addr());
+    /// # }
+    /// ```
     pub fn remote(&self) -> SocketAddress {
         self.peer
     }
 
     /// The own end. What the daemon does not tell is 0: an old one gives neither the own address nor the port of a
     /// dialled stream (03 §12).
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// println!("arrived at {}", stream.local_addr());
+    /// # }
+    /// ```
     pub fn local_addr(&self) -> SocketAddress {
         self.local
     }
 
     /// The port an accepted stream arrived on; 0 for a dialled one whose port the daemon does not say.
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// println!("arrived at port {}", stream.local_port());
+    /// # }
+    /// ```
     pub fn local_port(&self) -> u16 {
         self.local.port
     }
 
     /// The node's number for the connection, as in `conn_list` of the status.
+    ///
+    /// ```no_run
+    /// # async fn example(stream: pilot::Stream, driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// let status = driver.info().await?;
+    /// let all = status["conn_list"].as_array().map_or(&[][..], Vec::as_slice);
+    /// let of_this = all.iter().find(|entry| entry["id"] == stream.id());
+    /// println!("{of_this:?}");
+    /// # Ok(()) }
+    /// ```
     pub fn id(&self) -> u32 {
         self.channel.id()
     }
 
     /// How the stream ended, or `None` while it has not.
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// if let Some(reason) = stream.close_reason() {
+    ///     println!("it is over: {reason}");
+    /// }
+    /// # }
+    /// ```
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.channel.close_reason()
     }
@@ -131,26 +172,72 @@ impl Stream {
     /// How many of the bytes written the peer's node has confirmed, as far as is known without asking: final once
     /// [`close_reason`](Self::close_reason) is there. `None` when nothing is known yet, and from daemons that do not tell
     /// (old and official ones). [`wait_delivered`](Self::wait_delivered) asks.
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream) {
+    /// if let Some(bytes) = stream.delivered() {
+    ///     println!("the peer's node has {bytes} bytes");
+    /// }
+    /// # }
+    /// ```
     pub fn delivered(&self) -> Option<u64> {
         self.channel.delivered()
     }
 
     /// The deadlines, to move them while another task waits.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream, now: std::time::Instant) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// let deadlines = stream.deadlines();
+    /// let reading = tokio::spawn(async move { stream.read_u8().await });
+    /// deadlines.set_read(Some(now)); // enough: the read above ends with `TimedOut`
+    /// assert!(reading.await?.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn deadlines(&self) -> Deadlines {
         self.deadlines.clone()
     }
 
     /// When reads give up with `TimedOut`; `None` means never. See [`Deadlines`].
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream, now: std::time::Instant) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// stream.set_read_deadline(Some(now + std::time::Duration::from_secs(5)));
+    /// let first = stream.read_u8().await?;
+    /// stream.set_read_deadline(None);
+    /// # let _ = first;
+    /// # Ok(()) }
+    /// ```
     pub fn set_read_deadline(&self, at: Option<Instant>) {
         self.deadlines.set_read(at);
     }
 
     /// When writes, flushes and `shutdown` give up with `TimedOut`.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream, now: std::time::Instant) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// stream.set_write_deadline(Some(now + std::time::Duration::from_secs(5)));
+    /// stream.write_all(b"report").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn set_write_deadline(&self, at: Option<Instant>) {
         self.deadlines.set_write(at);
     }
 
     /// Both deadlines.
+    ///
+    /// ```no_run
+    /// # fn example(stream: pilot::Stream, now: std::time::Instant) {
+    /// // The whole conversation may take a minute.
+    /// stream.set_deadline(Some(now + std::time::Duration::from_secs(60)));
+    /// # }
+    /// ```
     pub fn set_deadline(&self, at: Option<Instant>) {
         self.deadlines.set(at);
     }
@@ -209,6 +296,15 @@ impl Stream {
 
     /// Hands over what was written, closes the stream in both directions and waits (at most 5 s) until the node has
     /// confirmed. What the peer still sends is discarded.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// stream.write_all(b"that is all").await?;
+    /// stream.close().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone, `TimedOut` when it does not confirm.

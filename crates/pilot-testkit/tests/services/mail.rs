@@ -202,3 +202,94 @@ fn official_releases_exchange_messages_and_files_with_ours() {
         }
     });
 }
+
+/// Megabytes (10^6 bytes) of the file in the suite; `PILOT_FILE_MB` asks for another size.
+const FILE_MB: usize = 64;
+
+/// What has come of a file that is not whole yet, bytes.
+fn partial(agent: &Agent) -> u64 {
+    let Ok(entries) = std::fs::read_dir(agent.home().join(".pilot/received/.partial")) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).max().unwrap_or_default()
+}
+
+#[test]
+fn a_file_goes_on_where_it_was_when_its_receiver_is_killed() {
+    isolated("mail::a_file_goes_on_where_it_was_when_its_receiver_is_killed", &[need_programs], || {
+        let megabytes = std::env::var("PILOT_FILE_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(FILE_MB);
+        let (_rendezvous, a, mut b) = two_of_ours();
+        let content = pattern(megabytes * 1_000_000);
+        let file = write(&a, "large.bin", &content);
+        let path = file.to_str().expect("path");
+        let send = || {
+            let mut command = a.command(&["--json", "send-file", "bob", path, "--message-id", "large-1"]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command.spawn().expect("send-file")
+        };
+        let mut first = send();
+        let third = content.len() as u64 / 3;
+        let mut over = false;
+        while partial(&b) < third && !over {
+            over = first.try_wait().expect("wait").is_some();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let before = partial(&b);
+        b.crash_and_restart().expect("restart");
+        let first = first.wait_with_output().expect("end");
+        // Either it went on by itself, or it said that the file is not there; silence is no answer.
+        if !first.status.success() {
+            let told = String::from_utf8_lossy(&first.stderr);
+            let error: Value = serde_json::from_str(told.lines().last().expect("an error")).expect("json");
+            assert_eq!(error["status"], "error", "{told}");
+        }
+        let second = send().wait_with_output().expect("end");
+        assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+        let sent: Value = serde_json::from_slice(&second.stdout).expect("json");
+        if !over && !first.status.success() {
+            // At least what was synced before the kill need not be sent again.
+            assert!(
+                sent["data"]["bytes_resumed"].as_u64().is_some_and(|bytes| bytes > 0),
+                "{before} were there: {sent}"
+            );
+        }
+        let files = received(&b);
+        assert_eq!(files.len(), 1, "{files:?}");
+        assert!(std::fs::read(files[0]["path"].as_str().expect("path")).expect("file") == content, "the file differs");
+        println!("{megabytes} MB, killed at {before} bytes: {}", sent["data"]);
+    });
+}
+
+#[test]
+fn a_hook_is_run_for_each_message_with_its_particulars() {
+    use std::os::unix::fs::PermissionsExt as _;
+    isolated("mail::a_hook_is_run_for_each_message_with_its_particulars", &[need_programs], || {
+        let place = tempfile::tempdir().expect("directory");
+        let (hook, told) = (place.path().join("hook"), place.path().join("told"));
+        // What a peer chooses reaches the program as data, never as words of a shell.
+        let script = format!(
+            "#!/bin/sh\n{{ printf '%s|%s|%s|%s|' \"$PILOT_EVENT\" \"$PILOT_TYPE\" \"$PILOT_BYTES\" \"$PILOT_MESSAGE_ID\"; cat; echo; }} >>'{}'\n",
+            told.display()
+        );
+        std::fs::write(&hook, script).expect("hook");
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o700)).expect("mode");
+        let rendezvous = RendezvousProcess::start().expect("rendezvous");
+        let options = |name: &str| AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name).public();
+        let a = Agent::start(&ours(), &options("alice")).expect("daemon");
+        let with_hook = options("bob").flag("-inbox-hook").flag(hook.to_str().expect("path"));
+        let b = Agent::start(&ours(), &with_hook).expect("daemon");
+        make_trust(&a, &b, TRUST_LIMIT).expect("trust");
+        a.ctl(&["send-message", "bob", "--data", "$(id); `id` && id", "--message-id", "h-1"]).expect("send");
+        a.ctl(&["send-message", "bob", "--data", "{\"n\":2}", "--type", "json", "--message-id", "h-2"]).expect("send");
+        let lines = || {
+            let text = std::fs::read_to_string(&told).unwrap_or_default();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        b.wait("both runs of the hook", TRUST_LIMIT, |_| Ok(lines().len() >= 2)).expect("runs");
+        assert_eq!(
+            lines(),
+            ["message.received|json|7|h-2|{\"n\":2}", "message.received|text|17|h-1|$(id); `id` && id"],
+        );
+        assert_eq!(texts(&b).len(), 2);
+    });
+}

@@ -3,6 +3,8 @@
 
 mod events;
 mod mail;
+mod names;
+mod secure;
 mod tasks;
 mod with_official;
 

@@ -10,6 +10,9 @@ use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 /// Long enough for one heartbeat of an official daemon (65 s), at which it fetches what waits for it.
 const TRUST_LIMIT: Duration = Duration::from_secs(75);
 
+/// Runs of `bench` of which one must pass.
+const BENCHES: usize = 4;
+
 #[test]
 fn our_pilotctl_drives_official_daemons() {
     isolated("streams::our_pilotctl_drives_official_daemons", &[need_programs, need_newest, need_older], || {
@@ -34,9 +37,19 @@ fn our_pilotctl_drives_official_daemons() {
             let long = "0123456789".repeat(2_000);
             let answer = from.ctl(&["connect", to.address(), "7", "--message", &long]).expect("connect");
             assert_eq!(answer["response"], long.as_str());
-            // 1.7.2 loses streams of megabytes it dials to 1.18.0, under its own pilotctl as well.
+            // 1.7.2 loses streams of megabytes it dials to 1.18.0, under its own pilotctl as well; those it accepts it
+            // resets now and then on a busy machine. What the command makes of it must be an error that says how far it came.
             let size = if std::ptr::eq(from, &newest) { 5 } else { 0 };
-            let bench = from.ctl(&["bench", to.address(), &size.to_string()]).expect("bench");
+            let bench = (1..=BENCHES).find_map(|_| {
+                let run = from.run(&["--json", "bench", to.address(), &size.to_string()]).expect("bench");
+                if !run.status.success() {
+                    assert!(run.stderr.contains("echo ended after"), "{run:?}");
+                    return None;
+                }
+                let answer: serde_json::Value = serde_json::from_str(&run.stdout).expect("json");
+                Some(answer["data"].clone())
+            });
+            let bench = bench.expect("one of the runs of bench passes");
             assert_eq!((&bench["recv_bytes"], &bench["complete"]), (&(size << 20).into(), &true.into()), "{bench}");
             assert_eq!(from.ctl(&["find", "older"]).expect("find")["address"], older.address());
             assert_eq!(from.ctl(&["peers"]).expect("peers")["total"], 1);

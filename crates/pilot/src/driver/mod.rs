@@ -77,6 +77,13 @@ impl fmt::Debug for Driver {
 impl Driver {
     /// Connects to the daemon of this user: at the first of [`default_sockets`] where one answers.
     ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let driver = pilot::Driver::connect_default().await?;
+    /// println!("{}", driver.info().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Connect`] when no daemon answers at any of them.
     pub async fn connect_default() -> Result<Self, Error> {
@@ -116,6 +123,13 @@ impl Driver {
 
     /// As [`connect`](Self::connect), in an environment that may be a simulated one.
     ///
+    /// ```no_run
+    /// # async fn example(simulated: pilot_env::Env) -> Result<(), Box<dyn std::error::Error>> {
+    /// let driver = pilot::Driver::connect_in(simulated, "/tmp/pilot.sock").await?;
+    /// # drop(driver);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Connect`] when no daemon answers there.
     pub async fn connect_in(env: Env, path: impl AsRef<Path>) -> Result<Self, Error> {
@@ -123,6 +137,14 @@ impl Driver {
     }
 
     /// As [`connect`](Self::connect), with [`Options`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let options = pilot::Options::default().reconnect(false);
+    /// let driver = pilot::Driver::connect_with("/tmp/pilot.sock", options).await?;
+    /// # drop(driver);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Connect`] when no daemon answers there in the time given.
@@ -133,22 +155,52 @@ impl Driver {
     /// Uses a connected transport, over which everything then goes, with the protocol of February 2026: a slow reader can
     /// hold back the others (up to 32 MiB are kept unread), a listener's port stays bound on old daemons, and when the
     /// transport ends, so does the driver. Must be called within a tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let socket = tokio::net::UnixStream::connect("/tmp/pilot.sock").await?;
+    /// let driver = pilot::Driver::over(socket);
+    /// # drop(driver);
+    /// # Ok(()) }
+    /// ```
     pub fn over(transport: impl Transport) -> Self {
         Self { core: Core::over(transport) }
     }
 
     /// How it stands with the daemon.
+    ///
+    /// ```no_run
+    /// # fn example(driver: pilot::Driver) {
+    /// println!("{}", driver.connection_state().code());
+    /// # }
+    /// ```
     pub fn connection_state(&self) -> ConnectionState {
         self.core.states().borrow().clone()
     }
 
     /// The same, to be followed as it changes.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut states = driver.connection_states();
+    /// println!("{:?}", states.next().await);
+    /// # Ok(()) }
+    /// ```
     pub fn connection_states(&self) -> ConnectionStates {
         ConnectionStates { rx: self.core.states(), first: true }
     }
 
     /// What the daemon said of itself when the connection was made: an object with `daemon` (name and version),
     /// `limits`, `features`, `methods`. `None` from a daemon that does not serve the extended local socket.
+    ///
+    /// ```no_run
+    /// # fn example(driver: pilot::Driver) {
+    /// match driver.daemon() {
+    ///     Some(about) => println!("{}", about["daemon"]),
+    ///     None => println!("a daemon without the extension"),
+    /// }
+    /// # }
+    /// ```
     pub fn daemon(&self) -> Option<Value> {
         self.core.link().ext().map(|ext| ext.about().clone())
     }
@@ -306,6 +358,13 @@ impl Driver {
     }
 
     /// Whether the daemon says if a datagram has left; known after the first one was sent.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// driver.send_to("0:0000.0000.0002:5000".parse()?, b"ping").await?;
+    /// println!("told if it left: {}", driver.confirms_datagrams());
+    /// # Ok(()) }
+    /// ```
     pub fn confirms_datagrams(&self) -> bool {
         !self.core.plain_datagrams.load(Ordering::Relaxed)
     }
@@ -335,11 +394,25 @@ impl Driver {
     }
 
     /// Why an earlier datagram was not sent, as far as an old daemon tells; each reason is given once.
+    ///
+    /// ```no_run
+    /// # fn example(driver: pilot::Driver) {
+    /// while let Some(why) = driver.datagram_failure() {
+    ///     eprintln!("a datagram was not sent: {why}");
+    /// }
+    /// # }
+    /// ```
     pub fn datagram_failure(&self) -> Option<String> {
         self.core.datagrams.take_failure()
     }
 
     /// Datagrams dropped because [`recv_from`](Self::recv_from) was not called in time, here or in the daemon.
+    ///
+    /// ```no_run
+    /// # fn example(driver: pilot::Driver) {
+    /// println!("{} datagrams came too fast", driver.datagrams_dropped());
+    /// # }
+    /// ```
     pub fn datagrams_dropped(&self) -> u64 {
         self.core.datagrams.dropped()
     }

@@ -53,6 +53,12 @@ impl Default for Options {
 
 impl Options {
     /// The environment to connect in. Default: the real one.
+    ///
+    /// ```
+    /// # fn example(simulated: pilot_env::Env) {
+    /// let options = pilot::Options::default().env(simulated);
+    /// # drop(options); }
+    /// ```
     #[must_use]
     pub fn env(mut self, env: Env) -> Self {
         self.env = env;
@@ -75,6 +81,14 @@ impl Options {
     /// How long calls wait for a daemon that is away before they fail with
     /// [`Error::Disconnected`](crate::Error::Disconnected). The driver goes on trying; the next call waits anew.
     /// Default: 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// // An update of the daemon may take two minutes.
+    /// let options = pilot::Options::default().patience(Duration::from_secs(120));
+    /// # drop(options);
+    /// ```
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -82,6 +96,13 @@ impl Options {
     }
 
     /// How long connecting waits for a daemon that does not answer yet. Default: not at all.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = pilot::Options::default().wait_for_daemon(Duration::from_secs(60));
+    /// # drop(options);
+    /// ```
     #[must_use]
     pub fn wait_for_daemon(mut self, limit: Duration) -> Self {
         self.wait = limit;
@@ -90,6 +111,11 @@ impl Options {
 
     /// Whether to use the extended local socket where the daemon serves it. Default: yes. Off, everything goes over the
     /// protocol of February 2026.
+    ///
+    /// ```
+    /// let as_of_old = pilot::Options::default().extension(false);
+    /// # drop(as_of_old);
+    /// ```
     #[must_use]
     pub fn extension(mut self, on: bool) -> Self {
         self.extension = on;
@@ -134,6 +160,10 @@ pub enum ConnectionState {
 
 impl ConnectionState {
     /// Stable name: `connected`, `reconnecting`, `disconnected`.
+    ///
+    /// ```
+    /// assert_eq!(pilot::ConnectionState::Disconnected.code(), "disconnected");
+    /// ```
     pub fn code(&self) -> &'static str {
         match self {
             Self::Connected { .. } => "connected",
@@ -144,6 +174,17 @@ impl ConnectionState {
 }
 
 /// The states of a driver's connection as they change; see [`ConnectionState`]. Who does not look sees the latest.
+///
+/// ```no_run
+/// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut states = driver.connection_states();
+/// tokio::spawn(async move {
+///     while let Some(state) = states.next().await {
+///         eprintln!("daemon: {}", state.code());
+///     }
+/// });
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ConnectionStates {
     pub(crate) rx: watch::Receiver<ConnectionState>,
@@ -153,6 +194,15 @@ pub struct ConnectionStates {
 impl ConnectionStates {
     /// The state now at the first call, then the next one that differs. `None` once nothing will change any more: the
     /// state is final, or the driver and everything made from it are gone. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut states = driver.connection_states();
+    /// let now = states.next().await;
+    /// let then = states.next().await;
+    /// println!("{now:?}, then {then:?}");
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Option<ConnectionState> {
         if !std::mem::take(&mut self.first) {
             if *self.rx.borrow() == ConnectionState::Disconnected {

@@ -8,8 +8,16 @@ use pilot_wire::json;
 use serde_json::Value;
 
 /// The one place where every official daemon listens unless told otherwise (03 §1).
+///
+/// ```
+/// assert_eq!(pilot::DEFAULT_SOCKET, "/tmp/pilot.sock");
+/// ```
 pub const DEFAULT_SOCKET: &str = SHARED_SOCKET;
 /// The environment variable that names another socket.
+///
+/// ```
+/// assert_eq!(pilot::SOCKET_VARIABLE, "PILOT_SOCKET");
+/// ```
 pub const SOCKET_VARIABLE: &str = "PILOT_SOCKET";
 
 /// Longest configuration that is read; longer ones count as none.

@@ -17,6 +17,15 @@ const MISSED: &str = "missed";
 const OP: &str = "events";
 
 /// Something that happened in the daemon.
+///
+/// ```no_run
+/// # fn example(event: pilot::Event) {
+/// match event.kind.as_str() {
+///     "trust.approved" => println!("trusted: {}", event.data["node_id"]),
+///     other => println!("{} {other}", event.seq),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
@@ -44,6 +53,14 @@ impl Event {
     }
 
     /// Whether it stands in the place of others that were lost.
+    ///
+    /// ```no_run
+    /// # fn example(event: pilot::Event) {
+    /// if event.is_missed() {
+    ///     println!("look at everything again: some events were not seen");
+    /// }
+    /// # }
+    /// ```
     pub fn is_missed(&self) -> bool {
         self.kind == MISSED
     }
@@ -51,6 +68,15 @@ impl Event {
 
 /// A subscription to events; see [`Driver::events`] and [`Pilot::events`](crate::Pilot::events). Dropping it ends the
 /// subscription.
+///
+/// ```no_run
+/// # async fn example(driver: pilot::Driver) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut trust = driver.events(&["trust.*"]).await?;
+/// while let Ok(event) = trust.next().await {
+///     println!("{}", event.kind);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     source: Source,
@@ -92,6 +118,13 @@ impl Events {
     ///
     /// When the daemon restarts the subscription is made anew, and an event of the kind `missed` says that some may not
     /// have been seen.
+    ///
+    /// ```no_run
+    /// # async fn example(mut events: pilot::Events) -> Result<(), Box<dyn std::error::Error>> {
+    /// let event = events.next().await?;
+    /// println!("{} at {}: {:?}", event.kind, event.at, event.data);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Disconnected`] when the daemon has been away for longer than

@@ -34,6 +34,12 @@ const LINK_LIMIT: usize = 32 << 20;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A byte stream to a daemon.
+///
+/// ```no_run
+/// fn over(pipe: impl pilot::Transport) -> pilot::Driver {
+///     pilot::Driver::over(pipe)
+/// }
+/// ```
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Transport for T {}
 
