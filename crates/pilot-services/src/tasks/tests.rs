@@ -1,5 +1,7 @@
 //! Two nodes over in-memory streams, on simulated machines whose power can fail.
 
+mod crashes;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

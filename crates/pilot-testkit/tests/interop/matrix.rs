@@ -90,8 +90,28 @@ fn parse(output: &str) -> Vec<Ended> {
 /// Runs `cells`, prints the table and fails on everything that is not as the allowed failures say.
 pub(crate) fn run(test: &str, cells: Vec<Cell>, allowed: &Allowed) {
     let only = std::env::var(ONLY).unwrap_or_default();
+    let cells: Vec<Cell> = cells.into_iter().filter(|cell| cell.name().contains(&only)).collect();
+    let mut finished = run_all(test, cells);
+    // Official daemons have races of their own, which a busy machine brings out. What fails is done once more, in a
+    // network of its own; the first failure is printed all the same.
+    let (failed, passed): (Vec<_>, Vec<_>) =
+        finished.into_iter().partition(|one| !judge(std::slice::from_ref(one), allowed).is_empty());
+    finished = passed;
+    if !failed.is_empty() {
+        let _ = std::io::stderr().write_all(format!("once more, after:\n{}", judge(&failed, allowed)).as_bytes());
+        finished.extend(run_all(test, failed.into_iter().map(|one| one.cell).collect()));
+    }
+    finished.sort_by(|a, b| a.cell.cmp(&b.cell));
+
+    let table = table(&finished, allowed);
+    // Straight to the descriptor: libtest captures the print macros, and the table is of interest also when all is well.
+    let _ = std::io::stderr().write_all(table.as_bytes());
+    let wrong = judge(&finished, allowed);
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+fn run_all(test: &str, mut waiting: Vec<Cell>) -> Vec<Finished> {
     // Those with the long silence first, so that the others fill the gaps.
-    let mut waiting: Vec<Cell> = cells.into_iter().filter(|cell| cell.name().contains(&only)).collect();
     waiting.sort_by_key(|cell| std::cmp::Reverse(cell.course));
     let mut running: Vec<Running> = Vec::new();
     let mut finished: Vec<Finished> = Vec::new();
@@ -113,13 +133,7 @@ pub(crate) fn run(test: &str, cells: Vec<Cell>, allowed: &Allowed) {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    finished.sort_by(|a, b| a.cell.cmp(&b.cell));
-
-    let table = table(&finished, allowed);
-    // Straight to the descriptor: libtest captures the print macros, and the table is of interest also when all is well.
-    let _ = std::io::stderr().write_all(table.as_bytes());
-    let wrong = judge(&finished, allowed);
-    assert!(wrong.is_empty(), "{wrong}");
+    finished
 }
 
 /// What is not as it should be.

@@ -188,3 +188,27 @@ async fn followers_hear_of_each_message_once_it_is_safe() {
     serving.await.unwrap().unwrap();
     assert_eq!(receiver.local().open("inbox.eat", json!({})).await.err().unwrap().code, "unknown_method");
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_a_full_disk_the_outbox_refuses_and_nothing_is_half_there() {
+    let lab = Lab::new(39);
+    let (mut sender, mut receiver) = (lab.machine(1), lab.machine(2));
+    sender.start().unwrap();
+    receiver.start().unwrap();
+    let disk = sender.env.sim().unwrap().sim_disk().clone();
+    let put = async |id: &str| {
+        let lines = sender.put(2, &[b'x'; 30_000], json!({ "type": "text", "message_id": id })).await;
+        lines.and_then(|lines| match lines[0]["error"]["code"].as_str() {
+            Some(code) => Err(CallError::new("refused", format!("{code}: {}", lines[0]["error"]["message"]))),
+            None => Ok(()),
+        })
+    };
+    disk.set_capacity(10_000);
+    let refused = put("m-1").await.unwrap_err();
+    assert!(refused.to_string().starts_with("storage: ") && refused.to_string().contains("30000 needed"), "{refused}");
+    assert_eq!(sender.call("outbox.list", json!({})).await.unwrap(), json!({ "messages": [] }));
+    disk.set_capacity(u64::MAX);
+    put("m-1").await.unwrap();
+    sender.until("m-1", "delivered").await;
+    assert_eq!(receiver.texts().len(), 1);
+}
