@@ -244,6 +244,22 @@ impl Pilot for Embedded {
         Ok(json!({ "node_id": node, "trusted": self.node.trust().wait(node, limit).await }))
     }
 
+    async fn sign_request(&self, audience: &str, body_hash: &[u8; 32]) -> Result<Value, Error> {
+        const OP: &str = "sign_request";
+        self.node.sign_request(audience, body_hash).map_err(|why| refused(OP, "invalid_argument", why, ""))
+    }
+
+    async fn verify_request(
+        &self,
+        envelope: &str,
+        signature: &str,
+        max_skew: Option<Duration>,
+    ) -> Result<Value, Error> {
+        const OP: &str = "verify_request";
+        let verdict = self.node.verify_request(envelope, signature, max_skew).await;
+        verdict.map_err(|why| refused(OP, "connection_failed", why, ""))
+    }
+
     async fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {
         self.node.call(method, params.clone()).await.map_err(call("call"))
     }

@@ -77,6 +77,13 @@ pub trait Pilot: Send + Sync {
     /// Waits until a node is trusted, at most half a minute: `node_id`, `trusted`.
     async fn wait_trusted(&self, node: u32, limit: Duration) -> Result<Value, Error>;
 
+    /// Signs a request for a third party as this node: `envelope`, `signature`, `address` (07 §12).
+    async fn sign_request(&self, audience: &str, body_hash: &[u8; 32]) -> Result<Value, Error>;
+    /// Verifies a request that some node has signed: `valid`, `reason`, and what was signed. `max_skew` is how far the
+    /// signer's clock may be off; `None` means 300 s.
+    async fn verify_request(&self, envelope: &str, signature: &str, max_skew: Option<Duration>)
+    -> Result<Value, Error>;
+
     /// Calls a method that a service of the node offers to local programs.
     async fn call(&self, method: &str, params: &Value) -> Result<Value, Error>;
     /// Opens a stream to such a method.
@@ -158,6 +165,19 @@ impl Pilot for Driver {
 
     async fn wait_trusted(&self, node: u32, limit: Duration) -> Result<Value, Error> {
         Driver::wait_trusted(self, node, limit).await
+    }
+
+    async fn sign_request(&self, audience: &str, body_hash: &[u8; 32]) -> Result<Value, Error> {
+        Driver::sign_request(self, audience, body_hash).await
+    }
+
+    async fn verify_request(
+        &self,
+        envelope: &str,
+        signature: &str,
+        max_skew: Option<Duration>,
+    ) -> Result<Value, Error> {
+        Driver::verify_request(self, envelope, signature, max_skew, false).await
     }
 
     async fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {

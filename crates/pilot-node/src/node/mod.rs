@@ -7,6 +7,7 @@ mod monitor;
 mod notices;
 mod rotate;
 mod session;
+pub(crate) mod signing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

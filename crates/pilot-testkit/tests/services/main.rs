@@ -5,6 +5,7 @@ mod events;
 mod mail;
 mod names;
 mod secure;
+mod signing;
 mod tasks;
 mod with_official;
 

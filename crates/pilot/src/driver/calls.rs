@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pilot_wire::ipc::{HandshakeCommand, NetworkCommand, Request};
 use pilot_wire::json;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Driver;
 use crate::error::Error;
@@ -213,6 +213,57 @@ impl Driver {
     /// As [`info`](Self::info).
     pub async fn prefer_direct(&self, node: u32) -> Result<Value, Error> {
         self.json("prefer_direct", Repeat::Safe, &Request::PreferDirect { node }).await
+    }
+
+    /// Signs a request for a third party as this node, now: `envelope`, `signature`, `address`. `body_hash` is the SHA-256 of
+    /// what is asked; `audience` names whom it is meant for (1 to 64 of `a-z 0-9 . -`). Daemons from 1.12.8 on (07 §12).
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver, hash: [u8; 32]) -> Result<(), pilot::Error> {
+    /// let signed = driver.sign_request("api.example.org", &hash).await?;
+    /// println!("X-Pilot-Envelope: {}\nX-Pilot-Request-Signature: {}", signed["envelope"], signed["signature"]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn sign_request(&self, audience: &str, body_hash: &[u8; 32]) -> Result<Value, Error> {
+        let hash: String = body_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let body = json::to_vec(&json!({ "audience": audience, "body_hash": hash }));
+        self.json("sign_request", Repeat::Safe, &Request::SignEnvelope(&body)).await
+    }
+
+    /// Verifies a request that some node has signed: `valid`, `reason`, and from our daemon what was signed: `node_id`,
+    /// `address`, `timestamp`, `nonce`, `body_hash`, `audience`. An answer with `valid` false is no error. The caller
+    /// compares hash and audience with what it received and who it is, and remembers nonces if a request must not
+    /// count twice. Daemons from 1.12.8 on (07 §12).
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver, envelope: &str, signature: &str) -> Result<(), pilot::Error> {
+    /// let verdict = driver.verify_request(envelope, signature, None, false).await?;
+    /// println!("valid: {} {}", verdict["valid"], verdict["reason"]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// `max_skew`: how far the signer's clock may be off, in whole seconds; `None` is the daemon's default, 300 s.
+    /// `standing`: whether the standing of the signer is asked for as well.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn verify_request(
+        &self,
+        envelope: &str,
+        signature: &str,
+        max_skew: Option<Duration>,
+        standing: bool,
+    ) -> Result<Value, Error> {
+        let body = json::to_vec(&json!({
+            "envelope": envelope,
+            "signature": signature,
+            "check_standing": standing,
+            "max_skew_secs": max_skew.map_or(0, |skew| skew.as_secs().max(1)),
+        }));
+        self.json("verify_request", Repeat::Safe, &Request::VerifyEnvelope(&body)).await
     }
 
     // --- Trust ---------------------------------------------------------------------------------------------------
