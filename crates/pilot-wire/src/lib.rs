@@ -20,6 +20,7 @@
 //! | [`registry`] | registry requests and answers | 04, 07 §9 |
 //! | [`handshake`] | trust messages on port 444 | 05 §3.2 |
 //! | [`service`] | frames and files of the application protocols | 05, 07 §11 |
+//! | [`gateway`] | names of destinations, SOCKS5, the control socket of the gateway | docs/spec/gateway.md |
 //! | [`time`] | RFC 3339 times and time stamps in file names | 05 §1.1 |
 
 pub mod addr;
@@ -27,6 +28,7 @@ pub mod base64;
 pub mod beacon;
 pub mod envelope;
 pub mod frame;
+pub mod gateway;
 pub mod handshake;
 pub mod hello;
 pub mod ipc;

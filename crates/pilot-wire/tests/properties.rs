@@ -2,6 +2,8 @@
 
 use pilot_wire::beacon::BeaconMessage;
 use pilot_wire::frame::FrameDecoder;
+use pilot_wire::gateway::name::Destination;
+use pilot_wire::gateway::{control, socks};
 use pilot_wire::handshake::{Kind, Message};
 use pilot_wire::hello::{Features, Hello, HelloError, MAX_LEN, MAX_SOFTWARE};
 use pilot_wire::ipc::ext::{ClientFrame, DaemonFrame, Problem};
@@ -58,6 +60,11 @@ proptest! {
     #[test]
     fn no_parser_panics(input in near_miss()) {
         let _ = Datagram::parse(&input);
+        let _ = socks::parse_greeting(&input);
+        let _ = socks::Request::parse(&input);
+        let _ = control::Request::parse(&input);
+        let _ = control::Answer::parse(&input);
+        let _ = String::from_utf8_lossy(&input).parse::<Destination>();
         let _ = BeaconMessage::parse(&input);
         let _ = Packet::parse(&input);
         let _ = Blocks::parse_lenient(&input);
@@ -330,5 +337,36 @@ proptest! {
         out.extend_from_slice(&more);
         let frame = events::Frame { topic: &topic, payload: &payload };
         prop_assert_eq!(events::Frame::parse(&out), Ok(Some((frame, length))));
+    }
+
+    #[test]
+    fn a_socks_request_reads_back_however_it_is_cut(
+        command: u8, name in "[!-~]{1,255}", ip: [u8; 16], kind in 0..3u8, port: u16, cut in 0..300usize, tail: Vec<u8>,
+    ) {
+        let host = match kind {
+            0 => socks::Host::Name(name),
+            1 => socks::Host::Ip(std::net::Ipv6Addr::from(ip).into()),
+            _ => socks::Host::Ip([ip[0], ip[1], ip[2], ip[3]].into()),
+        };
+        let request = socks::Request { command, host, port };
+        let mut bytes = request.emit().unwrap();
+        let whole = bytes.len();
+        if cut < whole {
+            prop_assert_eq!(socks::Request::parse(&bytes[..cut]), Ok(None));
+        }
+        bytes.extend(tail);
+        prop_assert_eq!(socks::Request::parse(&bytes), Ok(Some((request, whole))));
+    }
+
+    #[test]
+    fn a_destination_reads_back_as_written(network: u16, node: u32, name in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?") {
+        let address = Destination::Address(pilot_wire::Address { network, node });
+        prop_assert_eq!(address.to_string().parse::<Destination>(), Ok(address.clone()));
+        prop_assert_eq!(pilot_wire::Address { network, node }.to_string().parse::<Destination>(), Ok(address));
+        let parsed = format!("{name}.pilot").parse::<Destination>();
+        // A name that looks like an address is one; every other is itself.
+        if !matches!(parsed, Ok(Destination::Address(_))) {
+            prop_assert_eq!(parsed, Ok(Destination::Hostname(name)));
+        }
     }
 }
