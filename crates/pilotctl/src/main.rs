@@ -21,6 +21,8 @@ mod printer;
 mod process;
 mod registry;
 mod table;
+#[cfg(test)]
+mod walkthrough;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

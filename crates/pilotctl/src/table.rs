@@ -153,6 +153,10 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::deregister::COMMAND,
         &commands::rotate_key::COMMAND,
     ] },
+    Section { title: "Request signing", commands: &[
+        &commands::request_signing::SIGN,
+        &commands::request_signing::VERIFY,
+    ] },
     Section { title: "Trust", commands: &[
         &commands::handshake::COMMAND,
         &commands::pending::COMMAND,
@@ -194,6 +198,8 @@ pub(crate) const SECTIONS: &[Section] = &[
     ] },
     Section { title: "Diagnose", commands: &[
         &commands::ping::COMMAND,
+        #[cfg(test)]
+        &commands::ping1004::COMMAND,
         &commands::traceroute::COMMAND,
         &commands::bench::COMMAND,
         &commands::peers::COMMAND,
