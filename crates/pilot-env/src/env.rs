@@ -175,6 +175,18 @@ impl Env {
         }
     }
 
+    /// The user who owns the end `local` of a TCP connection whose other end is `remote`, when both are on this host; `None`
+    /// when the system knows of no such end. Reads the system's table of connections: not for a thread that must not wait.
+    ///
+    /// # Errors
+    /// Where the system has no such table.
+    pub fn tcp_user(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+        match &self.0 {
+            Kind::Real => real::net::tcp_user(local, remote),
+            Kind::Sim(_) => Ok(Some(crate::sim::USER_ID)),
+        }
+    }
+
     /// Connects to a local socket.
     ///
     /// # Errors

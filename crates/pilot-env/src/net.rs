@@ -15,15 +15,24 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
 
 /// A connected byte stream with the addresses of both ends. TCP_NODELAY is set.
 pub struct NetStream {
-    pub(crate) inner: Box<dyn ByteStream>,
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
+    inner: Inner,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+enum Inner {
+    Tcp(tokio::net::TcpStream),
+    Other(Box<dyn ByteStream>),
 }
 
 impl NetStream {
     /// Wraps a stream made elsewhere (TLS over a [`NetStream`], a test's in-memory pipe).
     pub fn new(inner: Box<dyn ByteStream>, local: SocketAddr, peer: SocketAddr) -> Self {
-        Self { inner, local, peer }
+        Self { inner: Inner::Other(inner), local, peer }
+    }
+
+    pub(crate) fn tcp(stream: tokio::net::TcpStream, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { inner: Inner::Tcp(stream), local, peer }
     }
 
     /// Our end's address.
@@ -35,33 +44,55 @@ impl NetStream {
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
+
+    /// Makes the end of a TCP connection a reset rather than an orderly one, for when it is dropped. Nothing changes for
+    /// other streams.
+    pub fn reset_on_drop(&self) {
+        if let Inner::Tcp(stream) = &self.inner {
+            // Where the system does not do it, the end is an orderly one.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+/// Runs the same call on whichever stream is inside.
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut $self.get_mut().inner {
+            Inner::Tcp($stream) => $call,
+            Inner::Other($stream) => $call,
+        }
+    };
 }
 
 impl AsyncRead for NetStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for NetStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
     }
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        match &self.inner {
+            Inner::Tcp(stream) => stream.is_write_vectored(),
+            Inner::Other(stream) => stream.is_write_vectored(),
+        }
     }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
     }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn directory() -> PathBuf {
 }
 
 /// The programs that tests start.
-const PROGRAMS: [&str; 3] = ["pilotctl", "pilot-daemon", "pilot-rendezvous"];
+const PROGRAMS: [&str; 4] = ["pilotctl", "pilot-daemon", "pilot-rendezvous", "pilot-gateway"];
 
 /// Builds the programs this test run belongs to. Outside the namespace; quick when nothing changed.
 pub fn need_programs() -> Result<(), Unavailable> {

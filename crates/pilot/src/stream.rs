@@ -287,11 +287,16 @@ impl Stream {
     /// `Unsupported` with [`StreamError::HalfCloseUnsupported`] when the peer, or the own daemon, cannot do that; the
     /// stream is then as it was, open in both directions. (`shutdown` never fails for this: it ends both.)
     pub async fn close_write(&mut self) -> io::Result<()> {
-        poll_fn(|cx| {
-            let done = self.channel.poll_close_write(cx);
-            self.or_deadline(done, cx)
-        })
-        .await
+        poll_fn(|cx| self.poll_close_write(cx)).await
+    }
+
+    /// [`close_write`](Self::close_write) for those who poll.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = self.channel.poll_close_write(cx);
+        self.or_deadline(done, cx)
     }
 
     /// Hands over what was written, closes the stream in both directions and waits (at most 5 s) until the node has

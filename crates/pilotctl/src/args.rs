@@ -99,6 +99,11 @@ impl Args {
         &self.positionals
     }
 
+    /// Every flag that was given, with its value, in order.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.flags.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The value of a flag, if it was given. The last one counts.
     pub(crate) fn flag(&self, name: &str) -> Option<&str> {
         self.flags.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())

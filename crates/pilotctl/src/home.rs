@@ -66,6 +66,21 @@ impl Home {
         self.dir.join("pilot.log")
     }
 
+    /// The control socket of the gateway.
+    pub(crate) fn gateway_socket(&self) -> PathBuf {
+        self.dir.join("gateway.sock")
+    }
+
+    /// The PID file of the gateway, for tools that look for it.
+    pub(crate) fn gateway_pid_path(&self) -> PathBuf {
+        self.dir.join("gateway.pid")
+    }
+
+    /// The log of a gateway in the background.
+    pub(crate) fn gateway_log_path(&self) -> PathBuf {
+        self.dir.join("gateway.log")
+    }
+
     /// The identity `daemon start` uses unless told otherwise.
     pub(crate) fn identity_path(&self) -> PathBuf {
         self.dir.join("identity.key")

@@ -42,6 +42,12 @@ fn main() -> ExitCode {
     match hidden {
         Some(process::DAEMON_RUN) => return child(pilot_node::daemon::main, arguments.split_off(1)),
         Some(process::RENDEZVOUS_RUN) => return child(pilot_rendezvous::main, arguments.split_off(1)),
+        Some(process::GATEWAY_RUN) => {
+            if !process::settle() {
+                return ExitCode::FAILURE;
+            }
+            arguments.splice(..1, ["--json", "gateway", "start"].map(OsString::from));
+        }
         _ => {}
     }
     let mut words = Vec::with_capacity(arguments.len());

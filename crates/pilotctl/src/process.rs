@@ -15,6 +15,8 @@ use crate::errors::CliError;
 pub(crate) const DAEMON_RUN: &str = "_daemon-run";
 /// The hidden command that is the rendezvous.
 pub(crate) const RENDEZVOUS_RUN: &str = "_rendezvous-run";
+/// The hidden command that is a gateway in the background.
+pub(crate) const GATEWAY_RUN: &str = "_gateway-run";
 /// Set for a child that leaves the terminal behind.
 pub(crate) const DETACH_VARIABLE: &str = "_PILOT_DETACH";
 /// Set to our process id for a child that must not outlive us.

@@ -47,7 +47,7 @@ pub(crate) enum Form {
         /// Whether it must be there.
         required: bool,
     },
-    /// `...`: the positional argument before it repeats.
+    /// `...`: the positional argument before it repeats. `[name...]`: there may be any number of these.
     Repeat,
     /// `--name <value>`, `[--name <value>]` or `[--name]`.
     Flag {
@@ -83,7 +83,7 @@ impl Arg {
     pub(crate) fn form(&self) -> Form {
         let inner = self.form.strip_prefix('[').and_then(|f| f.strip_suffix(']'));
         let bare = inner.unwrap_or(self.form);
-        if bare == "..." {
+        if bare.ends_with("...") {
             return Form::Repeat;
         }
         match bare.strip_prefix("--") {
@@ -196,6 +196,13 @@ pub(crate) const SECTIONS: &[Section] = &[
         &commands::send_file::DATA_SEND,
         &commands::received::DATA_RECV,
     ] },
+    Section { title: "Gateway", commands: &[
+        &commands::gateway::START,
+        &commands::gateway::STOP,
+        &commands::gateway::MAP,
+        &commands::gateway::UNMAP,
+        &commands::gateway::LIST,
+    ] },
     Section { title: "Diagnose", commands: &[
         &commands::ping::COMMAND,
         #[cfg(test)]
@@ -255,7 +262,7 @@ mod tests {
         let form = |text| Arg::new(text, "").form();
         assert_eq!(form("<port>"), Form::Positional { required: true });
         assert_eq!(form("[reason]"), Form::Positional { required: false });
-        assert_eq!(form("..."), Form::Repeat);
+        assert_eq!((form("..."), form("[<word>...]")), (Form::Repeat, Form::Repeat));
         assert_eq!(form("[--count <n>]"), Form::Flag { name: "count", value: Some("<n>") });
         assert_eq!(form("--data <msg>"), Form::Flag { name: "data", value: Some("<msg>") });
         assert_eq!(form("[--public]"), Form::Flag { name: "public", value: None });

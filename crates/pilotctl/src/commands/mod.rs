@@ -18,6 +18,7 @@ pub(crate) mod deregister;
 pub(crate) mod dgram;
 pub(crate) mod disconnect;
 pub(crate) mod find;
+pub(crate) mod gateway;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod inbox;
