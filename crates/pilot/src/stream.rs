@@ -292,6 +292,12 @@ impl Stream {
 
     /// [`close_write`](Self::close_write) for those who poll.
     ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream) -> std::io::Result<()> {
+    /// std::future::poll_fn(|cx| stream.poll_close_write(cx)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The same.
     pub fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -87,12 +87,16 @@ pub(crate) fn tcp_user(local: SocketAddr, remote: SocketAddr) -> io::Result<Opti
     Ok(None)
 }
 
-/// Both ends and the owner out of a line of such a table.
+/// Both ends and the owner out of a line of such a table. An end that its program has closed belongs to nobody any more:
+/// it has no inode, and the user 0 that stands there means nothing.
 fn tcp_line(line: &str) -> Option<((SocketAddr, SocketAddr), u32)> {
     let mut words = line.split_whitespace().skip(1);
     let (local, remote) = (tcp_end(words.next()?)?, tcp_end(words.next()?)?);
     // Behind the state, the queues, the timer and the retransmissions.
-    Some(((local, remote), words.nth(4)?.parse().ok()?))
+    let user = words.nth(4)?.parse().ok()?;
+    // Behind a timeout.
+    let inode = words.nth(1)?;
+    (inode != "0").then_some(((local, remote), user))
 }
 
 /// `0100007F:1F90`: words of 32 bits as they lie in memory, then the port.
@@ -128,6 +132,9 @@ mod tests {
         let line = "0: 0000000000000000FFFF00000100007F:1F90 00000000000000000000000001000000:0001 0A 0:0 0:0 0 7 0 1";
         let ends = ("127.0.0.1:8080".parse().unwrap(), "[::1]:1".parse().unwrap());
         assert_eq!(tcp_line(line), Some((ends, 7)));
+        // Closed by its program: whose it was is not known, and it was not root's.
+        let closed = "3: 0100007F:1F90 0200047F:C350 06 00000000:00000000 03:00000E12 00000000     0        0 0 3 0";
+        assert_eq!(tcp_line(closed), None);
         for bad in ["", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid", "0: x y"] {
             assert_eq!(tcp_line(bad), None, "{bad}");
         }

@@ -1,9 +1,8 @@
-//! The gateway: raw clients in one process, and the real curl and chromium against real processes.
+//! The gateway: raw clients in one process.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // plays TCP programs, drives real ones
 
 mod control;
 mod doors;
-mod programs;
 mod web;
 
 use std::time::Duration;

@@ -5,7 +5,6 @@ mod events;
 mod mail;
 mod names;
 mod secure;
-mod signing;
 mod tasks;
 mod with_official;
 
