@@ -98,9 +98,104 @@ pub enum Refusal {
     /// Nodes of network 0 are not listed.
     #[error("listing backbone nodes is not permitted (use lookup with a specific node_id)")]
     BackboneListing,
-    /// Networks cannot be changed in this version.
-    #[error("custom networks are WIP — only backbone (network 0) is available")]
-    NetworksUnsupported,
+    /// Network 0 is every node, and nobody's to change.
+    #[error("cannot {0} network 0: every node is in it")]
+    Backbone(&'static str),
+    /// A network name that breaks the rules.
+    #[error("invalid {0}")]
+    NetworkNameInvalid(String),
+    /// Another network has the name.
+    #[error("network name {0:?} already in use")]
+    NetworkNameTaken(String),
+    /// No such rule.
+    #[error("invalid join rule {0:?} (open, token or invite)")]
+    JoinRuleInvalid(String),
+    /// A token that cannot be one, or none where one is needed.
+    #[error("invalid network token: {0}")]
+    TokenUnusable(&'static str),
+    /// A policy that breaks the rules.
+    #[error("invalid network policy: {0}")]
+    PolicyInvalid(String),
+    /// Not the network's token.
+    #[error("invalid token for network {0}")]
+    NetworkTokenInvalid(u16),
+    /// The network is joined by invitation.
+    #[error("network {network} requires an invitation for node {node}")]
+    NotInvited {
+        /// Which.
+        network: u16,
+        /// Whom.
+        node: u32,
+    },
+    /// Nobody has invited the node, or too long ago.
+    #[error("invitation to network {0} not found")]
+    InviteNotFound(u16),
+    /// It is in the network.
+    #[error("node {node} is already a member of network {network}")]
+    AlreadyMember {
+        /// Who.
+        node: u32,
+        /// In which.
+        network: u16,
+    },
+    /// It is not in the network.
+    #[error("node {node} is not a member of network {network}")]
+    NotMember {
+        /// Who.
+        node: u32,
+        /// In which.
+        network: u16,
+    },
+    /// A member asks for what its role does not allow.
+    #[error("this requires to be {needs} of network {network}")]
+    NotAllowed {
+        /// In which.
+        network: u16,
+        /// Who may.
+        needs: &'static str,
+    },
+    /// An owner stays the owner of its network until it hands it over.
+    #[error("the owner cannot {what} network {network}: hand it over (transfer) or delete it first")]
+    OwnerStays {
+        /// Which.
+        network: u16,
+        /// What it cannot.
+        what: &'static str,
+    },
+    /// No more members fit.
+    #[error("too many members in network {network} (max {max})")]
+    NetworkFull {
+        /// Which.
+        network: u16,
+        /// How many fit.
+        max: usize,
+    },
+    /// No more networks fit.
+    #[error("too many networks: {0}")]
+    TooManyNetworks(String),
+    /// No more invitations fit.
+    #[error("too many invitations: {0}")]
+    TooManyInvites(String),
+    /// Networks are made with the admin token here.
+    #[error("this registry requires its admin token to create a network")]
+    AdminTokenRequired,
+    /// It is not the registry's admin token, or there is none.
+    #[error("invalid admin token")]
+    AdminTokenInvalid,
+    /// Signed too long ago, or by a clock that is wrong.
+    #[error(
+        "signature expired: its time is {0} s away from this registry's clock (max {max})",
+        max = crate::limits::COMMAND_LIFE.as_secs()
+    )]
+    SignatureExpired(u64),
+    /// Too many attempts of one kind from one source.
+    #[error("rate limited: too many attempts to {what} from {source_ip}")]
+    TooOften {
+        /// What was attempted.
+        what: &'static str,
+        /// From where.
+        source_ip: std::net::IpAddr,
+    },
     /// `beacon_register` without an id or an address.
     #[error("{0}")]
     BeaconFieldRequired(&'static str),
@@ -189,7 +284,26 @@ impl Refusal {
             Self::FieldRequired(_) | Self::BeaconFieldRequired(_) => "field_required",
             Self::Unproved(_) => "unproved",
             Self::BackboneListing => "backbone_listing",
-            Self::NetworksUnsupported => "unsupported",
+            Self::Backbone(_) => "backbone",
+            Self::NetworkNameInvalid(_) => "network_name_invalid",
+            Self::NetworkNameTaken(_) => "network_name_taken",
+            Self::JoinRuleInvalid(_) => "join_rule_invalid",
+            Self::TokenUnusable(_) => "network_token_unusable",
+            Self::PolicyInvalid(_) => "network_policy_invalid",
+            Self::NetworkTokenInvalid(_) => "network_token_invalid",
+            Self::NotInvited { .. } => "not_invited",
+            Self::InviteNotFound(_) => "invite_not_found",
+            Self::AlreadyMember { .. } => "already_member",
+            Self::NotMember { .. } => "not_member",
+            Self::NotAllowed { .. } => "not_allowed",
+            Self::OwnerStays { .. } => "owner_stays",
+            Self::NetworkFull { .. } => "network_full",
+            Self::TooManyNetworks(_) => "too_many_networks",
+            Self::TooManyInvites(_) => "too_many_invites",
+            Self::AdminTokenRequired => "admin_token_required",
+            Self::AdminTokenInvalid => "admin_token_invalid",
+            Self::SignatureExpired(_) => "signature_expired",
+            Self::TooOften { .. } => "rate_limited",
             Self::BeaconAddress { .. } => "beacon_address",
             Self::BeaconTaken(_) => "beacon_taken",
             Self::BeaconsFull => "beacons_full",

@@ -244,6 +244,7 @@ impl Snapshot {
                 // Network 0 is everybody.
                 members: if network.id == 0 { Vec::new() } else { network.members.unwrap_or_default() },
                 created: unix(&network.created).unwrap_or(now),
+                ..Network::default()
             });
         }
     }

@@ -21,5 +21,5 @@ pub use error::{Fault, OpenError, Refusal};
 pub use limiter::{Bucket, Limiter, Rate};
 pub use redb_store::{FORMAT, RedbStore};
 pub use server::{RegistryServer, ServerConfig};
-pub use service::{Notifier, Registry, RegistryConfig, Reply, Session};
+pub use service::{AdminToken, NetworkCreation, Notifier, Registry, RegistryConfig, Reply, Session};
 pub use store::Store;

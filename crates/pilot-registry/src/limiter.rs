@@ -97,6 +97,13 @@ impl Limiter {
         self.bucket(ip, now).take(rate, now)
     }
 
+    /// Gives back a token that was taken, because what it was taken for turned out to be harmless.
+    pub fn give_back(&mut self, ip: IpAddr, now: Instant) {
+        let burst = f64::from(self.rate.burst);
+        let bucket = self.bucket(ip, now);
+        bucket.tokens = (bucket.tokens + 1.0).min(burst);
+    }
+
     /// Takes one token of a source and says how long to wait for it.
     pub fn pace(&mut self, ip: IpAddr, now: Instant) -> Duration {
         let rate = self.rate;

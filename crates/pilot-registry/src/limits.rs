@@ -31,6 +31,31 @@ pub const MAX_VERSION: usize = 64;
 pub const MAX_IDENTITIES: u64 = 100_000_000;
 /// Largest magnitude of a polo score (04 §24.7).
 pub const MAX_SCORE: i64 = 1_000_000_000;
+/// Networks besides network 0. A list of all of them must fit one answer below 2^20 bytes, and newer daemons ask for it
+/// every five minutes.
+pub const MAX_NETWORKS: usize = 4096;
+/// Networks that one node owns by its own command.
+pub const MAX_OWNED: usize = 16;
+/// Networks besides 0 that one node is in.
+pub const MAX_NETWORKS_OF_NODE: usize = 64;
+/// Members of one network; its policy can set less.
+pub const MAX_MEMBERS: usize = 2000;
+/// Bytes of members in one answer as JSON; what does not fit is left out, and said so.
+pub const MEMBERS_BYTES: usize = 900 * 1024;
+/// Invitations that wait for one node.
+pub const MAX_INVITES: usize = 100;
+/// Unanswered invitations of one network.
+pub const MAX_INVITED: usize = 256;
+/// How long an invitation waits for its answer.
+pub const INVITE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Join token, in bytes.
+pub const MAX_TOKEN: usize = 256;
+/// Ports in a policy. None means all.
+pub const MAX_PORTS: usize = 64;
+/// Description in a policy, in bytes.
+pub const MAX_DESCRIPTION: usize = 512;
+/// How far the time in a signed command may be from the registry's.
+pub const COMMAND_LIFE: Duration = Duration::from_secs(300);
 /// Beacons listed at the same time (04 §24.11).
 pub const MAX_BEACONS: usize = 256;
 /// How long a beacon stays listed without refresh (04 §2).

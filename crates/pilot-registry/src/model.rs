@@ -52,6 +52,9 @@ pub struct Node {
     /// How many statements it has made about others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub statements: u32,
+    /// Invitations to networks that it has not answered.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub invites: Vec<Invite>,
     /// When it departed; `None` while it is live.
     #[serde(default, skip_serializing_if = "is_default")]
     pub departed: Option<u64>,
@@ -75,6 +78,7 @@ impl Node {
             version: String::new(),
             relay_only: false,
             statements: 0,
+            invites: Vec::new(),
             departed: None,
         }
     }
@@ -128,6 +132,105 @@ pub struct Network {
     pub members: Vec<u32>,
     /// Unix seconds of its creation.
     pub created: u64,
+    /// The member it belongs to; 0 when there is none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub owner: u32,
+    /// Members that may invite and put out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub admins: Vec<u32>,
+    /// Nodes with an unanswered invitation; the invitation itself stands with the node.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub invited: Vec<u32>,
+    /// Ports on which members reach each other; empty means all.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allowed_ports: Vec<u16>,
+    /// Most members; 0 means as many as the registry takes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_members: u32,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub description: String,
+}
+
+impl Network {
+    /// What a node is in it; `None` when it is no member.
+    pub fn role(&self, node: u32) -> Option<Role> {
+        if !self.members.contains(&node) {
+            return None;
+        }
+        Some(if self.owner == node {
+            Role::Owner
+        } else if self.admins.contains(&node) {
+            Role::Admin
+        } else {
+            Role::Member
+        })
+    }
+}
+
+/// What a member may do, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Talk to members.
+    Member,
+    /// Also invite, and put members out.
+    Admin,
+    /// Everything.
+    Owner,
+}
+
+impl Role {
+    /// As in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Who may join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinRule {
+    /// Everybody.
+    Open,
+    /// Whoever knows the token.
+    Token,
+    /// Whoever was invited.
+    Invite,
+}
+
+impl JoinRule {
+    /// As in messages; the empty text means open.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "open" => Some(Self::Open),
+            "token" => Some(Self::Token),
+            "invite" => Some(Self::Invite),
+            _ => None,
+        }
+    }
+
+    /// As in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Token => "token",
+            Self::Invite => "invite",
+        }
+    }
+}
+
+/// An invitation to a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// To which.
+    pub network: u16,
+    /// By whom.
+    pub by: u32,
+    /// Unix seconds.
+    pub at: u64,
 }
 
 /// What a node has said about another (04 §24.3). Trust is a statement in each direction.

@@ -1,6 +1,7 @@
 //! Requests in, answers out: what the registry says to each message (04 §9, 07 §9), without sockets.
 
 mod handlers;
+mod networks;
 mod session;
 
 pub use session::Session;
@@ -37,6 +38,36 @@ pub struct RegistryConfig {
     /// The beacon's address, for nodes that want to be reached through it only (07 §8.2). A wildcard host means the
     /// address under which the client reached the registry. `None`: such nodes have no endpoint.
     pub beacon: Option<SocketAddr>,
+    /// Who may make networks; default [`NetworkCreation::Default`].
+    pub network_creation: NetworkCreation,
+    /// Proves commands about any network (04 §6). Empty, the default: nobody has it.
+    pub admin_token: AdminToken,
+    /// Networks made from one source by nodes; default 16 at once and one per minute.
+    pub new_networks: Rate,
+    /// Wrong tokens from one source; default 20 at once and one per 10 s.
+    pub token_guesses: Rate,
+}
+
+/// A secret that debug output does not show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct AdminToken(pub String);
+
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "set" })
+    }
+}
+
+/// Who may make networks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkCreation {
+    /// Every node, unless there is an admin token.
+    #[default]
+    Default,
+    /// Every node, by its signature, within the limits.
+    Anyone,
+    /// Only who has the admin token.
+    Admin,
 }
 
 impl Default for RegistryConfig {
@@ -46,6 +77,10 @@ impl Default for RegistryConfig {
             requests_per_source: Rate { burst: 2000, per_second: 1000.0 },
             requests_per_connection: Rate { burst: 500, per_second: 200.0 },
             beacon: None,
+            network_creation: NetworkCreation::Default,
+            admin_token: AdminToken::default(),
+            new_networks: Rate { burst: 16, per_second: 1.0 / 60.0 },
+            token_guesses: Rate { burst: 20, per_second: 0.1 },
         }
     }
 }
@@ -70,6 +105,8 @@ pub struct Registry {
     beacons: Mutex<FxHashMap<u32, (SocketAddr, u64)>>,
     new_nodes: Mutex<Limiter>,
     requests: Mutex<Limiter>,
+    new_networks: Mutex<Limiter>,
+    guesses: Mutex<Limiter>,
 }
 
 impl Registry {
@@ -79,6 +116,8 @@ impl Registry {
         Self {
             new_nodes: Mutex::new(Limiter::new(config.new_nodes)),
             requests: Mutex::new(Limiter::new(config.requests_per_source)),
+            new_networks: Mutex::new(Limiter::new(config.new_networks)),
+            guesses: Mutex::new(Limiter::new(config.token_guesses)),
             beacons: Mutex::default(),
             env,
             store,
@@ -120,6 +159,8 @@ impl Registry {
         self.beacons.lock().retain(|_, (_, seen)| now < *seen + BEACON_TTL.as_secs());
         self.new_nodes.lock().collect(self.env.now());
         self.requests.lock().collect(self.env.now());
+        self.new_networks.lock().collect(self.env.now());
+        self.guesses.lock().collect(self.env.now());
         let departed = self.store.reap(now).await?;
         if departed > 0 {
             tracing::info!(departed, "silent nodes departed");

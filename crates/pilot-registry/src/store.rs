@@ -5,9 +5,9 @@
 
 use async_trait::async_trait;
 
-use crate::domain::{Proof, Register, Registration, Resolved};
+use crate::domain::{Authority, Change, Changed, Member, NewNetwork, Proof, Register, Registration, Resolved};
 use crate::error::Refusal;
-use crate::model::{HandshakeRequest, HandshakeResponse, Network, Node};
+use crate::model::{HandshakeRequest, HandshakeResponse, Invite, Network, Node, Role};
 
 /// See the module. All methods can also fail with [`Refusal::Internal`] and [`Refusal::Busy`].
 #[async_trait]
@@ -21,8 +21,10 @@ pub trait Store: Send + Sync + 'static {
     async fn resolve_hostname(&self, name: &str) -> Result<Node, Refusal>;
     /// All networks with their number of members.
     async fn list_networks(&self) -> Result<Vec<(Network, u64)>, Refusal>;
-    /// Live members of a network.
-    async fn list_nodes(&self, network: u16) -> Result<Vec<Node>, Refusal>;
+    /// Members of a network.
+    async fn list_nodes(&self, network: u16) -> Result<Vec<Member>, Refusal>;
+    /// What a node is in a network.
+    async fn member_role(&self, network: u16, node: u32) -> Result<Role, Refusal>;
     /// One network.
     async fn network(&self, id: u16) -> Result<Network, Refusal>;
     /// Whether two nodes trust each other.
@@ -70,6 +72,21 @@ pub trait Store: Send + Sync + 'static {
     async fn poll_handshakes(&self, proof: Proof) -> Result<(Vec<HandshakeRequest>, Vec<HandshakeResponse>), Refusal>;
     /// Answers a handshake request.
     async fn respond_handshake(&self, now: u64, proof: Proof, peer: u32, accept: bool) -> Result<(), Refusal>;
+
+    /// Makes a network.
+    async fn create_network(&self, now: u64, by: Authority, new: NewNetwork) -> Result<Network, Refusal>;
+    /// Changes a network or its members.
+    async fn change_network(&self, by: Authority, network: u16, change: Change) -> Result<Changed, Refusal>;
+    /// Joins a network.
+    async fn join_network(&self, now: u64, proof: Proof, network: u16, token: String) -> Result<(), Refusal>;
+    /// Leaves a network.
+    async fn leave_network(&self, proof: Proof, network: u16) -> Result<(), Refusal>;
+    /// Invites a node to a network.
+    async fn invite(&self, now: u64, proof: Proof, network: u16, target: u32) -> Result<(), Refusal>;
+    /// What a node is invited to, with names.
+    async fn invites(&self, now: u64, proof: Proof) -> Result<Vec<(Invite, String)>, Refusal>;
+    /// Answers an invitation.
+    async fn respond_invite(&self, now: u64, proof: Proof, network: u16, accept: bool) -> Result<(), Refusal>;
 
     /// Where the holder of a node's key was last seen to come from, for a live node that has proved its key.
     fn source_of(&self, node: u32) -> Option<std::net::IpAddr>;

@@ -26,6 +26,8 @@ pub trait Reads {
     fn networks(&self) -> Result<Vec<Network>, Fault>;
     /// The id the next new identity gets.
     fn next_node(&self) -> Result<u32, Fault>;
+    /// Where the search for the id of the next network begins.
+    fn next_network(&self) -> Result<u16, Fault>;
     /// How many nodes are live.
     fn live_count(&self) -> Result<u64, Fault>;
 }
@@ -58,6 +60,10 @@ pub trait Writes: Reads {
     fn remove_response(&mut self, to: u32, sequence: u64) -> Result<(), Fault>;
     /// Stores a network.
     fn put_network(&mut self, network: &Network) -> Result<(), Fault>;
+    /// Forgets a network.
+    fn remove_network(&mut self, id: u16) -> Result<(), Fault>;
+    /// Sets where the search for the id of the next network begins.
+    fn set_next_network(&mut self, id: u16) -> Result<(), Fault>;
     /// Sets the id of the next new identity.
     fn set_next_node(&mut self, id: u32) -> Result<(), Fault>;
 }

@@ -1,6 +1,8 @@
 //! What strangers, former neighbours and liars cannot do (04 §24, 07 §18), and that honest nodes are not hurt by it.
 
 mod common;
+#[path = "attacks/networks.rs"]
+mod networks;
 
 use std::sync::Arc;
 

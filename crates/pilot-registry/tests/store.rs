@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use common::key;
 use pilot_env::{Env, RawFile};
-use pilot_registry::domain::{Proof, Register, Resolved};
+use pilot_registry::domain::{Authority, Change, NewNetwork, Proof, Register, Resolved};
+use pilot_registry::model::JoinRule;
 use pilot_registry::{OpenError, RedbStore, Refusal, Store};
 use proptest::prelude::*;
 
@@ -43,7 +44,7 @@ fn registration(seed: u8, name: &str, is_proved: bool) -> Register {
 type Command = (u8, u8, u8, bool);
 
 fn commands(count: usize) -> impl Strategy<Value = Vec<Command>> {
-    prop::collection::vec((0u8..12, 1..=KEYS, 1..=KEYS, any::<bool>()), 1..count)
+    prop::collection::vec((0u8..18, 1..=KEYS, 1..=KEYS, any::<bool>()), 1..count)
 }
 
 /// The proof that key `seed` speaks for the node it belongs to now.
@@ -73,7 +74,65 @@ async fn run(store: &RedbStore, at: u64, (what, who, other, flag): Command) -> R
             // A statement that changes no answer is written behind it; this waits for it.
             store.flush().await
         }
-        _ => store.update_polo_score(proof.node, i64::from(other)).await.map(|_| ()),
+        11 => store.update_polo_score(proof.node, i64::from(other)).await.map(|_| ()),
+        _ => run_network(store, at, proof, peer, (what, other, flag)).await,
+    }
+}
+
+/// A command about a network: the ids are small, so that they meet.
+async fn run_network(
+    store: &RedbStore,
+    at: u64,
+    proof: Proof,
+    peer: u32,
+    (what, other, flag): (u8, u8, bool),
+) -> Result<(), Refusal> {
+    let network = u16::from(other) % 3 + 1;
+    match what {
+        12 => {
+            let rule = if flag { JoinRule::Open } else { JoinRule::Invite };
+            let new = NewNetwork { name: format!("n{other}"), rule, token: String::new() };
+            store.create_network(at, Authority::Node(proof), new).await.map(drop)
+        }
+        13 => store.join_network(at, proof, network, String::new()).await,
+        14 if flag => store.leave_network(proof, network).await,
+        14 => store.invite(at, proof, network, peer).await,
+        15 => store.respond_invite(at, proof, network, flag).await,
+        _ => {
+            let change = match (what, flag) {
+                (16, true) => Change::Kick(peer),
+                (16, false) => Change::Promote(peer),
+                (_, true) => Change::Transfer(peer),
+                (_, false) => Change::Delete,
+            };
+            store.change_network(Authority::Node(proof), network, change).await.map(drop)
+        }
+    }
+}
+
+/// What a node says of its networks is what the networks say of it, and roles belong to members.
+async fn check_networks(store: &RedbStore) {
+    let mut seen: BTreeSet<(u32, u16)> = BTreeSet::new();
+    let mut invited: BTreeSet<(u32, u16)> = BTreeSet::new();
+    for (network, count) in store.list_networks().await.unwrap() {
+        if network.id == 0 {
+            continue;
+        }
+        let unique: BTreeSet<u32> = network.members.iter().copied().collect();
+        assert_eq!((unique.len(), unique.len() as u64), (network.members.len(), count), "{network:?}");
+        assert!(network.owner == 0 || unique.contains(&network.owner), "{network:?}");
+        assert!(network.admins.iter().all(|id| unique.contains(id) && *id != network.owner), "{network:?}");
+        assert!(network.invited.iter().all(|id| !unique.contains(id)), "{network:?}");
+        seen.extend(unique.iter().map(|id| (*id, network.id)));
+        invited.extend(network.invited.iter().map(|id| (*id, network.id)));
+    }
+    for id in 1..=u32::from(KEYS) {
+        // Departed nodes cannot be looked up; their memberships show when they are listed.
+        let Ok(node) = store.lookup(id).await else { continue };
+        let own: BTreeSet<(u32, u16)> = node.networks.iter().flatten().filter(|n| **n != 0).map(|n| (id, *n)).collect();
+        assert_eq!(own, seen.iter().copied().filter(|(who, _)| *who == id).collect(), "{node:?}");
+        let waiting: BTreeSet<(u32, u16)> = node.invites.iter().map(|invite| (id, invite.network)).collect();
+        assert_eq!(waiting, invited.iter().copied().filter(|(who, _)| *who == id).collect(), "{node:?}");
     }
 }
 
@@ -88,6 +147,7 @@ async fn observe(store: &RedbStore) -> BTreeMap<String, String> {
             seen.insert(format!("trust {seed} {peer}"), trust.to_string());
         }
     }
+    seen.insert("networks".to_owned(), format!("{:?}", store.list_networks().await.unwrap()));
     for name in NAMES {
         seen.insert(format!("name {name}"), format!("{:?}", store.resolve_hostname(name).await.map(|n| n.id)));
     }
@@ -164,7 +224,8 @@ proptest! {
         });
     }
 
-    /// One key keeps one address, a name has one holder, trust takes two, and restarts change nothing.
+    /// One key keeps one address, a name has one holder, trust takes two, both sides of a membership agree, and restarts
+    /// change nothing.
     #[test]
     fn the_rules_hold_in_any_order(list in commands(120)) {
         block_on(async {
@@ -203,7 +264,12 @@ proptest! {
                 assert_eq!(ids.len(), addresses.len(), "no two keys share an address");
                 for a in &ids {
                     for b in &ids {
-                        let expected = said.contains(&(*a, *b)) && said.contains(&(*b, *a));
+                        let both = said.contains(&(*a, *b)) && said.contains(&(*b, *a));
+                        let share = match (store.lookup(*a).await, store.lookup(*b).await) {
+                            (Ok(a), Ok(b)) => a.shares_network(&b),
+                            _ => false,
+                        };
+                        let expected = both || share;
                         assert_eq!(store.check_trust(*a, *b).await.unwrap(), expected, "{a} {b}");
                     }
                     if let Ok(node) = store.lookup(*a).await
@@ -212,6 +278,7 @@ proptest! {
                         assert_eq!(store.resolve_hostname(&node.hostname).await.unwrap().id, *a, "a name has one holder");
                     }
                 }
+                check_networks(&store).await;
                 if i % 40 == 39 {
                     let before = observe(&store).await;
                     store.flush().await.unwrap();

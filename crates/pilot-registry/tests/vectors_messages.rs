@@ -24,6 +24,7 @@ const TAKEOVER: &str = "04 §24.2, 07 D12: an owner text moves nobody's node; se
 const KEPT: &str = "04 §24.8, §24.13: tags, score, task flag and name stay with the identity";
 const PORT: &str = "04 §24.28: a port must be 1 to 65535; without one the node has no endpoint";
 const SPELLING: &str = "04 §24.10: keys are indexed by their 32 bytes, so both spellings are one node; see attacks.rs";
+const NETWORKS: &str = "07 §9.3: networks exist; commands about them are proved";
 const WORDING: &str = "07 §9.4: the reason is passed on; our text says that the tags are invalid";
 
 const DIFFERENCES: &[(&str, &str, Ours)] = &[
@@ -46,6 +47,9 @@ const DIFFERENCES: &[(&str, &str, Ours)] = &[
                    "tags": ["web-server", "api"]})
         }),
     ),
+    ("create_network/disabled", NETWORKS, Ours::Error("admin_token_invalid")),
+    ("join_network/disabled", NETWORKS, Ours::Error("signature_required")),
+    ("leave_network/disabled", NETWORKS, Ours::Error("signature_required")),
     ("deregister/node1_by_D", TAKEOVER, Ours::Error("signature_failed")),
     ("register/owner_reclaim_offline", TAKEOVER, Ours::Skipped),
     ("register/stale_key_after_owner_reclaim", TAKEOVER, Ours::Skipped),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use pilot_env::Env;
 use pilot_env::args::{ArgsError, Flag, Flags, Program};
+use pilot_registry::{AdminToken, NetworkCreation};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +30,18 @@ const PROGRAM: Program = Program {
         Flag::text("tls-cert", "", "certificate chain (PEM); empty: self-signed, kept beside the store"),
         Flag::text("tls-key", "", "private key (PEM)"),
         Flag::host_port("health", "", "where /healthz is served (HTTP)"),
+        Flag::text(
+            "admin-token",
+            "",
+            "proves commands about any network; other users of this host can see it: better -admin-token-file",
+        ),
+        Flag::text("admin-token-file", "", "file with the admin token, which other users then do not see"),
+        Flag::one_of(
+            "network-creation",
+            &["default", "anyone", "admin"],
+            "default",
+            "who may create networks; default: everybody, or with an admin token only who has it",
+        ),
         Flag::uint("new-nodes-per-minute", "10", 1, 1_000_000, "new nodes from one address"),
         Flag::uint("max-connections", "20000", 1, 10_000_000, "connections to the registry"),
         Flag::uint("max-connections-per-source", "2000", 1, 10_000_000, "connections from one address"),
@@ -37,6 +50,9 @@ const PROGRAM: Program = Program {
         Flag::switch("version", "print the version and exit"),
     ],
 };
+
+/// Largest file with the admin token, bytes.
+const MAX_ADMIN_TOKEN: u64 = 4096;
 
 /// Runs the program until it is told to stop (SIGTERM, SIGINT); arguments are without the program's name.
 ///
@@ -139,6 +155,15 @@ async fn configure(env: &Env, flags: &Flags) -> Result<RendezvousConfig, String>
         let addr = peer.parse().map_err(|_| format!("-beacon-peers: {peer:?} is not ip:port"))?;
         config.beacon.peers.push(addr);
     }
+    config.registry.admin_token = admin_token(env, flags)?;
+    config.registry.network_creation = match flags.text("network-creation") {
+        "anyone" => NetworkCreation::Anyone,
+        "admin" if config.registry.admin_token.0.is_empty() => {
+            return Err("-network-creation admin needs -admin-token or -admin-token-file".to_owned());
+        }
+        "admin" => NetworkCreation::Admin,
+        _ => NetworkCreation::Default,
+    };
     let per_minute = u32::try_from(flags.uint("new-nodes-per-minute")).unwrap_or(u32::MAX);
     config.registry.new_nodes.burst = per_minute;
     config.registry.new_nodes.per_second = f64::from(per_minute) / 60.0;
@@ -146,6 +171,22 @@ async fn configure(env: &Env, flags: &Flags) -> Result<RendezvousConfig, String>
     config.max_connections = count("max-connections");
     config.max_per_source = count("max-connections-per-source");
     Ok(config)
+}
+
+/// The admin token, from the command line or a file.
+fn admin_token(env: &Env, flags: &Flags) -> Result<AdminToken, String> {
+    let given = flags.text("admin-token").to_owned();
+    let Some(path) = flags.non_empty("admin-token-file") else { return Ok(AdminToken(given)) };
+    if !given.is_empty() {
+        return Err("-admin-token and -admin-token-file are two answers to one question; give one".to_owned());
+    }
+    let fail = |why: String| format!("-admin-token-file {path}: {why}");
+    let text = env.fs().read_limited(path.as_ref(), MAX_ADMIN_TOKEN).map_err(|error| fail(error.to_string()))?;
+    let text = String::from_utf8(text).map_err(|_| fail("it is not text".to_owned()))?;
+    match text.trim() {
+        "" => Err(fail("it is empty".to_owned())),
+        token => Ok(AdminToken(token.to_owned())),
+    }
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! The texts that are signed with a node's Ed25519 key (04 §6, 07 §9.2), all in one place. Ids are decimal without
 //! padding; the signature travels as padded base64 in the field `signature`.
 
+use crate::registry::NetworkChange;
+
 /// `heartbeat:<node>`
 pub fn heartbeat(node: u32) -> String {
     format!("heartbeat:{node}")
@@ -111,6 +113,12 @@ pub fn poll_invites(node: u32) -> String {
 /// `respond_invite:<node>:<network>`
 pub fn respond_invite(node: u32, network: u16) -> String {
     format!("respond_invite:{node}:{network}")
+}
+
+/// `<type>:<node>:<timestamp>:<fields>`: a command about a network by the node that may give it (docs/spec/registry.md,
+/// N4). Unlike the official texts it names all that is commanded, and a time, so that who sees it cannot use it again later.
+pub fn network_command(node: u32, change: &NetworkChange, timestamp: u64) -> String {
+    format!("{}:{node}:{timestamp}:{}", change.kind(), change.canonical())
 }
 
 /// `set_key_expiry:<node>`

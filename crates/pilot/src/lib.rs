@@ -80,6 +80,7 @@ pub use pilot::Pilot;
 #[doc(no_inline)]
 pub use pilot_node as node;
 pub use pilot_wire::ipc::NetworkCommand;
+pub use pilot_wire::registry::{NetworkChange, PolicyChange};
 pub use pilot_wire::{Address, SocketAddress};
 pub use plain::link::Transport;
 pub use stream::Stream;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pilot_wire::{Address, SocketAddress};
-use serde_json::Value;
+use pilot_wire::ipc::NetworkCommand;
+use pilot_wire::registry::NetworkChange;
+use pilot_wire::{Address, SocketAddress, base64};
+use serde_json::{Value, json};
 
 use crate::datagram::Datagram;
 use crate::driver::Driver;
@@ -84,12 +86,88 @@ pub trait Pilot: Send + Sync {
     async fn verify_request(&self, envelope: &str, signature: &str, max_skew: Option<Duration>)
     -> Result<Value, Error>;
 
+    /// The networks of the registry: `networks`, a list of `id`, `name`, `join_rule`, `members`.
+    async fn networks(&self) -> Result<Value, Error> {
+        self.call("network.list", &json!({})).await
+    }
+    /// The members of a network: `nodes`, and `offline` for those that are away.
+    async fn members(&self, network: u16) -> Result<Value, Error> {
+        self.call("network.members", &json!({ "network": network })).await
+    }
+    /// Joins a network; the token may be empty. Members talk without a handshake.
+    async fn join_network(&self, network: u16, token: &str) -> Result<Value, Error> {
+        self.call("network.join", &json!({ "network": network, "token": token })).await
+    }
+    /// Leaves a network.
+    async fn leave_network(&self, network: u16) -> Result<Value, Error> {
+        self.call("network.leave", &json!({ "network": network })).await
+    }
+    /// Invites a node to a network.
+    async fn invite(&self, network: u16, node: u32) -> Result<Value, Error> {
+        self.call("network.invite", &json!({ "network": network, "node": node })).await
+    }
+    /// Invitations that wait for this node: `invites`, a list.
+    async fn invites(&self) -> Result<Value, Error> {
+        self.call("network.invites", &json!({})).await
+    }
+    /// Answers an invitation.
+    async fn respond_invite(&self, network: u16, accept: bool) -> Result<Value, Error> {
+        self.call("network.respond", &json!({ "network": network, "accept": accept })).await
+    }
+    /// Creates a network, or does with one what its owner may; signed by the node. Daemons of ours only.
+    async fn change_network(&self, change: &NetworkChange) -> Result<Value, Error> {
+        let (method, params) = change_call(change);
+        self.call(method, &params).await
+    }
+    /// Sends a datagram to every other member of a network: `members`, `sent`, and by name who was not reached, `failed`.
+    /// Each has `limit` to show that it is there. Daemons of ours only.
+    async fn broadcast(&self, network: u16, port: u16, data: &[u8], limit: Duration) -> Result<Value, Error> {
+        let mut params = broadcast_params(port, data, limit);
+        params["network"] = network.into();
+        self.call("network.broadcast", &params).await
+    }
+    /// Writes to a stream to every trusted node; answers as [`broadcast`](Self::broadcast). Daemons of ours only.
+    async fn broadcast_trusted(&self, port: u16, data: &[u8], limit: Duration) -> Result<Value, Error> {
+        self.call("trust.broadcast", &broadcast_params(port, data, limit)).await
+    }
+
     /// Calls a method that a service of the node offers to local programs.
     async fn call(&self, method: &str, params: &Value) -> Result<Value, Error>;
     /// Opens a stream to such a method.
     async fn open(&self, method: &str, params: &Value) -> Result<Stream, Error>;
     /// What happens at the node, as it happens: all kinds, or those named (by prefix when ending in `.*`).
     async fn events(&self, kinds: &[&str]) -> Result<Events, Error>;
+}
+
+fn broadcast_params(port: u16, data: &[u8], limit: Duration) -> Value {
+    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    json!({ "port": port, "data": base64::encode(data), "timeout_ms": limit })
+}
+
+/// The call behind a command about a network.
+fn change_call(change: &NetworkChange) -> (&'static str, Value) {
+    use NetworkChange as C;
+    let about = |network: u16, target: u32| json!({ "network": network, "node": target });
+    match change {
+        C::Create { name, join_rule, token } => {
+            ("network.create", json!({ "name": name, "join_rule": join_rule, "token": token }))
+        }
+        C::Delete { network } => ("network.delete", json!({ "network": network })),
+        C::Rename { network, name } => ("network.rename", json!({ "network": network, "name": name })),
+        C::Kick { network, target } => ("network.kick", about(*network, *target)),
+        C::Promote { network, target } => ("network.promote", about(*network, *target)),
+        C::Demote { network, target } => ("network.demote", about(*network, *target)),
+        C::Transfer { network, target } => ("network.transfer", about(*network, *target)),
+        C::SetPolicy { network, policy } => (
+            "network.set_policy",
+            json!({
+                "network": network,
+                "allowed_ports": policy.allowed_ports,
+                "max_members": policy.max_members,
+                "description": policy.description,
+            }),
+        ),
+    }
 }
 
 #[async_trait]
@@ -178,6 +256,35 @@ impl Pilot for Driver {
         max_skew: Option<Duration>,
     ) -> Result<Value, Error> {
         Driver::verify_request(self, envelope, signature, max_skew, false).await
+
+    // By the commands that official daemons have, too.
+
+    async fn networks(&self) -> Result<Value, Error> {
+        self.network(NetworkCommand::List).await
+    }
+
+    async fn members(&self, network: u16) -> Result<Value, Error> {
+        self.network(NetworkCommand::Members { network }).await
+    }
+
+    async fn join_network(&self, network: u16, token: &str) -> Result<Value, Error> {
+        self.network(NetworkCommand::Join { network, token: token.to_owned() }).await
+    }
+
+    async fn leave_network(&self, network: u16) -> Result<Value, Error> {
+        self.network(NetworkCommand::Leave { network }).await
+    }
+
+    async fn invite(&self, network: u16, node: u32) -> Result<Value, Error> {
+        self.network(NetworkCommand::Invite { network, node }).await
+    }
+
+    async fn invites(&self) -> Result<Value, Error> {
+        self.network(NetworkCommand::PollInvites).await
+    }
+
+    async fn respond_invite(&self, network: u16, accept: bool) -> Result<Value, Error> {
+        self.network(NetworkCommand::Respond { network, accept }).await
     }
 
     async fn call(&self, method: &str, params: &Value) -> Result<Value, Error> {

@@ -11,7 +11,7 @@ use crate::printer::Printer;
 
 /// Longest wait for an answer of the local daemon. It answers in milliseconds; what it has to ask the registry or a
 /// peer for takes up to 40 s in official daemons (06 §6.7).
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait for a dial: official daemons give up after 29 s or 39 s (06 §6.5).
 const DIAL_WAIT: Duration = Duration::from_secs(45);
 

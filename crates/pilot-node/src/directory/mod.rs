@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use pilot_env::Env;
 use pilot_proto::directory::{self as core, Call, CallError, CallId, DirectoryConfig, DirectoryEvent};
 use pilot_proto::identity::Identity;
-use pilot_wire::registry::{Fields, LookupOk, ResolveOk};
+use pilot_wire::registry::{Fields, LookupOk, NetworkPolicyOk, ResolveOk};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -55,6 +55,15 @@ impl DirectoryError {
             Self::Lost(_) => "registry_lost",
             Self::NotRegistered => "not_registered",
             Self::Incomplete(_) => "registry_incomplete",
+        }
+    }
+
+    /// Whether the registry has answered, and would answer the same again.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { code: Some(code), .. } => !matches!(&code[..], "busy" | "internal" | "rate_limited"),
+            Self::Refused { code: None, .. } => true,
+            _ => false,
         }
     }
 
@@ -233,6 +242,11 @@ impl Directory {
     /// Members of a network.
     pub(crate) async fn list_nodes(&self, network: u16) -> Result<Value> {
         self.ask(Call::ListNodes { network }).await.map(value)
+    }
+
+    /// What the policy of a network says.
+    pub(crate) async fn network_policy(&self, network: u16) -> Result<NetworkPolicyOk> {
+        self.ask(Call::NetworkPolicy { network }).await.map(|fields| NetworkPolicyOk::from_fields(&fields))
     }
 
     /// A command about membership, with the registry's answer.

@@ -20,7 +20,7 @@ use super::client::{Client, ClientPort, MAX_CONNS};
 use super::ext::{self, Verdict};
 use super::replies::Ticket;
 use super::{envelope, pump, texts};
-use crate::node::{Shared, fitting};
+use crate::node::{Shared, broadcast, fitting};
 
 /// Bytes of JSON one list may take of an answer of at most 1 MiB.
 const MAX_LIST: usize = 1_000_000;
@@ -84,6 +84,9 @@ impl Commands {
     }
 
     fn send_to(&self, to: SocketAddress, data: &[u8]) {
+        if self.is_to_members(to) {
+            return self.send_to_members(to, data);
+        }
         // Receivers drop empty datagrams, so nobody misses one that was not sent (02 §21).
         if data.is_empty() && !to.addr.is_broadcast() {
             return;
@@ -91,6 +94,47 @@ impl Commands {
         if let Err(why) = self.datagram(to, data) {
             self.client.update(|state| state.late_error(&why));
         }
+    }
+
+    /// Whether this is the address of everybody in a network that we are in.
+    fn is_to_members(&self, to: SocketAddress) -> bool {
+        to.addr.is_broadcast() && self.node.status.lock().networks.contains(&to.addr.network)
+    }
+
+    /// A datagram to everybody in a network, without an answer (05 §11.1): only a failure is told.
+    fn send_to_members(&self, to: SocketAddress, data: &[u8]) {
+        let sending = Self::new(self.node.clone(), self.client.clone());
+        let data = data.to_vec();
+        self.node.spawn(async move {
+            let send = |to| sending.datagram(to, &data);
+            let told = sending.node.broadcast(to.addr.network, to.port, broadcast::PER_PEER, send).await;
+            sending.node.engine.pump();
+            if let Err(why) = told.map_err(|error| error.message).and_then(missed) {
+                sending.client.update(|state| state.late_error(&format!("sendto: {why}")));
+            }
+        });
+    }
+
+    /// Sends a datagram to every member of a network. Who was not reached is named in the error.
+    fn broadcast(&self, ticket: Ticket, confirms: bool, (network, port): (u16, u16), data: &[u8]) {
+        let sending = Self::new(self.node.clone(), self.client.clone());
+        let data = data.to_vec();
+        self.node.spawn(async move {
+            let send = |to| sending.datagram(to, &data);
+            let told = match data.is_empty() {
+                true => Err("the message is empty".to_owned()),
+                false => {
+                    let told = sending.node.broadcast(network, port, broadcast::PER_PEER, send).await;
+                    told.map_err(|error| error.message).and_then(missed)
+                }
+            };
+            sending.node.engine.pump();
+            if confirms {
+                let sent = told.map(|_| Answer::SendToConfirmOk).map_err(|why| format!("sendto: {why}"));
+                return sending.answer(ticket, sent);
+            }
+            sending.settled(ticket, op::BROADCAST_OK, "broadcast", told);
+        });
     }
 
     /// Sends a datagram from the client's own source port, so that the answer comes back to this client.
@@ -147,6 +191,9 @@ impl Commands {
             Request::Close { conn } => {
                 pump::close(&node.engine, &self.client, ConnId(conn));
                 self.answer(ticket, Ok(Answer::CloseOk { conn }));
+            }
+            Request::SendToConfirm { to, data } if self.is_to_members(to) => {
+                self.broadcast(ticket, true, (to.addr.network, to.port), data);
             }
             Request::SendToConfirm { to, data } => self.confirmed_datagram(ticket, to, data),
             Request::Info => self.json(ticket, op::INFO_OK, &node.info()),
@@ -212,10 +259,8 @@ impl Commands {
                 self.refuse(ticket, "managed: no active managed networks");
             }
             Request::Managed { sub, .. } => self.refuse(ticket, &format!("managed: unknown sub-command 0x{sub:02X}")),
-            Request::Broadcast { .. } => self.refuse(
-                ticket,
-                "broadcast: broadcast denied: daemon has no admin token configured; send to each member instead",
-            ),
+            // The token is for registries that tell their members only to who has it; ours tells everybody.
+            Request::Broadcast { network, port, data, .. } => self.broadcast(ticket, false, (network, port), data),
             Request::SubmitBadge(body) => {
                 let why = envelope::refuse_json(body, "submit_badge", ["badge", "badge_sig"]);
                 self.refuse(
@@ -270,7 +315,13 @@ impl Commands {
                 ("network respond-invite", Call::RespondInvite { network, accept })
             }
         };
-        self.registry(ticket, op::NETWORK_OK, name, async move { node.directory.network(call).await });
+        self.registry(ticket, op::NETWORK_OK, name, async move {
+            match call {
+                // These change nothing about us.
+                Call::InviteToNetwork { .. } | Call::PollInvites => node.directory.network(call).await,
+                call => node.network(call).await,
+            }
+        });
     }
 
     fn json(&self, ticket: Ticket, opcode: u8, value: &Value) {
@@ -395,6 +446,19 @@ impl Commands {
             }
         }
     }
+}
+
+/// Who was not reached, if anybody.
+fn missed(mut told: Value) -> Result<Value, String> {
+    let failed = told["failed"].as_array().map_or(&[][..], Vec::as_slice);
+    if failed.is_empty() {
+        told["ok"] = true.into();
+        return Ok(told);
+    }
+    let named = |line: &Value| format!("node {} ({})", line["node_id"], line["code"].as_str().unwrap_or_default());
+    let names: Vec<String> = failed.iter().take(20).map(named).collect();
+    let more = if failed.len() > 20 { ", …" } else { "" };
+    Err(format!("{} of {} members not reached: {}{more}", failed.len(), told["members"], names.join(", ")))
 }
 
 /// A list that fits an answer; what does not is left out, and said so (07 §12).

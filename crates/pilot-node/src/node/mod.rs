@@ -1,9 +1,11 @@
 //! A running node: identity, engine, registry session, trust, services and the local server, joined.
 
+pub(crate) mod broadcast;
 mod holder;
 mod info;
 mod metrics;
 mod monitor;
+mod networks;
 mod notices;
 mod rotate;
 mod session;
@@ -94,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) methods: Methods,
     pub(crate) store: Arc<Store>,
     pub(crate) memory: Arc<Mutex<Memory>>,
+    networks: networks::Networks,
     pub(crate) status: Mutex<Status>,
     /// Raised when the endpoint to register has changed.
     pub(crate) endpoint_changed: Notify,
@@ -276,6 +279,7 @@ impl Node {
             env,
             store,
             memory: Arc::new(Mutex::new(memory)),
+            networks: networks::Networks::default(),
             status: Mutex::new(status),
             endpoint_changed: Notify::new(),
             polls: watch::Sender::new(0),
@@ -323,6 +327,7 @@ impl Node {
         shared.spawn(notices::run(shared.clone(), notices));
         shared.spawn(session::run(shared.clone(), session));
         shared.spawn(remember(shared.clone()));
+        shared.spawn(networks::review(shared.clone()));
         let mut registered = shared.registered.subscribe();
         let first = async {
             // The sender lives in `shared`, so this cannot fail.

@@ -27,6 +27,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<Event>)
                     drop(permit);
                 });
             }
+            Event::NeedMembership { node } => {
+                let Ok(permit) = limit.clone().acquire_owned().await else { return };
+                let asking = shared.clone();
+                shared.spawn(async move {
+                    asking.find_membership(node).await;
+                    drop(permit);
+                });
+            }
             Event::NeedEndpoint { node } => {
                 let Ok(permit) = limit.clone().acquire_owned().await else { return };
                 let asking = shared.clone();
@@ -104,10 +112,10 @@ async fn peer_key(shared: &Shared, node: u32) -> Result<PeerRecord, DirectoryFai
                 peer.key = key;
                 peer.version_known = version_known;
             });
-            let own = shared.status.lock().networks.clone();
-            let theirs = found.networks.unwrap_or_default();
-            let common = theirs.iter().any(|network| *network != 0 && own.contains(network));
-            shared.engine.with(|core, now| core.endpoint.set_shared_network(now, node, common));
+            // Without its word on a policy the gate asks again.
+            if let Ok(membership) = shared.shared_with(&found).await {
+                shared.engine.with(|core, now| core.endpoint.handle_membership(now, node, membership));
+            }
             Ok(PeerRecord { ed25519, version_known })
         }
         Err(error) if error.is_unavailable() => known().ok_or_else(|| failure(&error)),

@@ -58,7 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Director
 async fn handle(shared: &Arc<Shared>, event: DirectoryEvent) {
     match event {
         DirectoryEvent::Registered { node, changed, .. } => registered(shared, node, changed),
-        DirectoryEvent::Identified { node, networks, .. } => identified(shared, node, networks),
+        DirectoryEvent::Identified { networks, .. } => super::networks::identified(shared, &networks).await,
         DirectoryEvent::RegistrationRefused { text } => not_registered(shared, &format!("registry: {text}")),
         DirectoryEvent::AttributeRefused { request, text } => {
             tracing::warn!(request, error = %text, "the registry did not take what we told it");
@@ -113,21 +113,6 @@ fn tell_registered(shared: &Shared) {
     }
     data.insert("endpoint".to_owned(), endpoint.into());
     shared.events.emit("node.registered", data);
-}
-
-/// Our own networks; peers that share one are let in.
-fn identified(shared: &Arc<Shared>, node: u32, networks: Vec<u16>) {
-    let networks: Vec<u16> = networks.into_iter().filter(|network| *network != 0).collect();
-    let changed = {
-        let mut status = shared.status.lock();
-        let changed = status.networks != networks;
-        status.networks.clone_from(&networks);
-        changed
-    };
-    if changed {
-        shared.trust.set_local_node(node, &networks);
-        shared.engine.with(|core, now| core.endpoint.set_local_node(now, node, &networks));
-    }
 }
 
 fn not_registered(shared: &Shared, error: &str) {

@@ -1,6 +1,6 @@
 //! Requests: what is sent, signed, for a question or by ourselves.
 
-use pilot_wire::registry::{Register, Request};
+use pilot_wire::registry::{Authority, Register, Request};
 use pilot_wire::{base64, signed};
 
 use super::session::Directory;
@@ -139,6 +139,13 @@ impl Directory {
                 accept,
                 signature: self.sign(&signed::respond_invite(own, network)),
             },
+            Call::NetworkPolicy { network } => Request::GetNetworkPolicy { network },
+            Call::MemberRole { network, node } => Request::GetMemberRole { network, target: node },
+            Call::ChangeNetwork { change, at } => {
+                let signature = self.sign(&signed::network_command(own, &change, at));
+                let by = Authority { node: own, timestamp: at, signature, ..Authority::default() };
+                Request::ChangeNetwork { by, change }
+            }
             Call::BeaconList => Request::BeaconList,
         }
     }

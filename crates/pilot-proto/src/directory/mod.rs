@@ -19,7 +19,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilot_wire::registry::{Fields, PollOk};
+use pilot_wire::registry::{Fields, NetworkChange, PollOk};
 pub use session::Directory;
 
 use crate::identity::Identity;
@@ -221,6 +221,25 @@ pub enum Call {
         network: u16,
         /// Yes or no.
         accept: bool,
+    },
+    /// What the policy of a network says.
+    NetworkPolicy {
+        /// Which.
+        network: u16,
+    },
+    /// What a node is in a network.
+    MemberRole {
+        /// Which.
+        network: u16,
+        /// Whose.
+        node: u32,
+    },
+    /// A command that needs a right in the network. Sent at most once.
+    ChangeNetwork {
+        /// What.
+        change: NetworkChange,
+        /// Unix seconds, which the signature covers.
+        at: u64,
     },
     /// Beacons in service.
     BeaconList,

@@ -89,7 +89,7 @@ impl Endpoint {
     }
 
     pub(super) fn handle_peer_datagram(&mut self, now: Instant, slot: usize, packet: &Packet<'_>) {
-        if packet.payload.is_empty() || !self.passes_gate(now, slot, packet.header.dst.port, packet.header.src.port) {
+        if packet.payload.is_empty() || !self.passes_gate(now, slot, packet) {
             return;
         }
         if self.events.len() >= self.limits.events {

@@ -24,6 +24,12 @@ impl fmt::Display for ConnId {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
+    /// Which networks this node shares with us is needed; answer with `handle_membership`. Asked again after 10 s without
+    /// answer.
+    NeedMembership {
+        /// Whose.
+        node: u32,
+    },
     /// The registry key of this node is needed; answer with `handle_peer_key`. Asked again after 10 s without answer.
     NeedKey {
         /// Whose key.
@@ -168,6 +174,8 @@ pub enum RefusedReason {
     Untrusted,
     /// The node is trusted, but its tunnel key is not the pinned one.
     KeyMismatch,
+    /// The networks we share do not allow the port (07 §7).
+    NetworkPolicy,
     /// A SYN over the rate limit (02 §11).
     SynLimit,
     /// Too many connections on the port or in total.
@@ -180,6 +188,7 @@ impl RefusedReason {
         match self {
             Self::Untrusted => "untrusted",
             Self::KeyMismatch => "key_mismatch",
+            Self::NetworkPolicy => "network_policy",
             Self::SynLimit => "syn_limit",
             Self::ConnectionLimit => "connection_limit",
         }

@@ -1,7 +1,7 @@
 //! The gate: whose streams and datagrams reach an application (07 §7 "SYN to private node", ARCHITECTURE invariant 5).
 //!
 //! Every node, public or private, takes them only from a peer whose tunnel key is the pinned key of a mutually trusted
-//! node, or who shares a network other than 0. Open to everybody: port 444 (the trust handshake), ports the operator
+//! node, or who shares a network other than 0 ([`super::members`]). Open to everybody: port 444 (the trust handshake), ports the operator
 //! opened, and for five minutes after our own dial or handshake ports 1001 and 444 to that peer, so that it can reply.
 //! Path probes and pings never come here.
 
@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::events::RefusedReason;
 use super::limits::Lru;
+use super::members::{Members, Standing};
 
 /// The trust handshake: open to all that should be able to ask for trust (02 §8).
 pub const HANDSHAKE_PORT: u16 = 444;
@@ -24,7 +25,7 @@ pub(super) const REPLY_PEERS: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Gate {
     trusted: FxHashMap<u32, Option<[u8; 32]>>,
-    shared: FxHashSet<u32>,
+    pub(super) members: Members,
     public: FxHashSet<u16>,
     replies: Lru<u32, Instant>,
 }
@@ -42,7 +43,7 @@ impl Gate {
     pub(crate) fn new(public_ports: &[u16]) -> Self {
         Self {
             trusted: FxHashMap::default(),
-            shared: FxHashSet::default(),
+            members: Members::default(),
             public: public_ports.iter().copied().collect(),
             replies: Lru::new(REPLY_PEERS),
         }
@@ -77,9 +78,9 @@ impl Gate {
         }
     }
 
-    /// Whether that changed anything.
-    pub(crate) fn set_shared(&mut self, node: u32, shared: bool) -> bool {
-        if shared { self.shared.insert(node) } else { self.shared.remove(&node) }
+    /// A node shares no network with us any more: what it was open to beside that ends, too.
+    pub(crate) fn remove_replies(&mut self, node: u32) {
+        self.replies.remove(&node);
     }
 
     pub(crate) fn set_public(&mut self, port: u16, open: bool) {
@@ -111,21 +112,24 @@ impl Gate {
         }
     }
 
-    /// Whether the node is past the gate for every port.
-    pub(crate) fn admits(&self, node: u32, proof: Proof) -> bool {
-        self.trusts(node, proof) || self.shared.contains(&node)
+    /// Whether the node is somebody to us: trusted, or in a network with us.
+    pub(crate) fn admits(&self, now: Instant, node: u32, proof: Proof) -> bool {
+        self.trusts(node, proof) || self.members.standing(now, node, proof, None) == Standing::Shared
     }
 
     /// Whether a stream or datagram of `node` may come to `port`.
     pub(crate) fn check(&self, now: Instant, node: u32, proof: Proof, port: u16) -> Result<(), RefusedReason> {
         let replying =
             || matches!(port, DATA_PORT | HANDSHAKE_PORT) && self.replies.peek(&node).is_some_and(|until| now < *until);
-        if port == HANDSHAKE_PORT || self.admits(node, proof) || self.public.contains(&port) || replying() {
-            Ok(())
-        } else if self.trusted.contains_key(&node) {
-            Err(RefusedReason::KeyMismatch)
-        } else {
-            Err(RefusedReason::Untrusted)
+        if port == HANDSHAKE_PORT || self.trusts(node, proof) || self.public.contains(&port) || replying() {
+            return Ok(());
+        }
+        match self.members.standing(now, node, proof, Some(port)) {
+            Standing::Shared => Ok(()),
+            Standing::Port => Err(RefusedReason::NetworkPolicy),
+            Standing::Key => Err(RefusedReason::KeyMismatch),
+            Standing::Stranger if self.trusted.contains_key(&node) => Err(RefusedReason::KeyMismatch),
+            Standing::Stranger => Err(RefusedReason::Untrusted),
         }
     }
 }
@@ -172,12 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_network_and_public_ports_open() {
+    fn public_ports_are_open() {
         let (t, mut gate) = (origin(), Gate::new(&[80]));
         assert_eq!(gate.check(t, 5, KEY, 80), Ok(()));
-        gate.set_shared(5, true);
-        assert_eq!(gate.check(t, 5, KEY, 9), Ok(()));
-        gate.set_shared(5, false);
+        assert_eq!(gate.check(t, 5, KEY, 9), Err(RefusedReason::Untrusted));
         gate.set_public(80, false);
         assert_eq!(gate.check(t, 5, KEY, 80), Err(RefusedReason::Untrusted));
     }

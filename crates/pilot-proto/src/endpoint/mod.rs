@@ -40,6 +40,7 @@ mod gate;
 mod greeting;
 mod info;
 mod limits;
+mod members;
 mod peers;
 mod ports;
 mod streams;
@@ -58,6 +59,7 @@ pub use events::{
 pub use gate::{DATA_PORT, HANDSHAKE_PORT};
 pub use greeting::WIDE_SEGMENT;
 pub use info::{ConnInfo, Counters, EndpointInfo, PeerInfo, StreamTotals};
+pub use members::{ASK_AFTER, Membership, SharedNetwork, VALID};
 pub use ports::EPHEMERAL_FIRST;
 pub use streams::{Flow, HalfClose};
 pub use transmit::{MAX_BATCH, MAX_BATCH_BYTES};
@@ -207,6 +209,7 @@ impl Endpoint {
         }
         self.node = node;
         self.networks = networks.to_vec();
+        self.own_networks_changed(now);
         self.beacon.set_node(now, node);
     }
 
@@ -321,14 +324,6 @@ impl Endpoint {
     pub fn remove_trusted(&mut self, now: Instant, node: u32) {
         self.gate.remove_trusted(node);
         self.reset_disallowed(now, node);
-    }
-
-    /// Whether we share a network other than 0 with a node.
-    pub fn set_shared_network(&mut self, now: Instant, node: u32, shared: bool) {
-        // Only a network that was left takes something away: the answer for a stranger we are dialling is "no" as well.
-        if self.gate.set_shared(node, shared) && !shared {
-            self.reset_disallowed(now, node);
-        }
     }
 
     /// Opens a port to everybody, or closes it to new streams.

@@ -216,14 +216,17 @@ impl Endpoint {
     }
 
     /// Whether the peer may reach `port`. A refusal is counted and told.
-    pub(super) fn passes_gate(&mut self, now: Instant, slot: usize, port: u16, remote_port: u16) -> bool {
+    pub(super) fn passes_gate(&mut self, now: Instant, slot: usize, packet: &Packet<'_>) -> bool {
         if self.is_own(slot) {
             return true;
         }
         let Some(node) = self.peers.get(slot).map(|p| p.node) else { return false };
         let Some(proof) = self.proof(slot) else { return false };
+        let (port, remote_port) = (packet.header.dst.port, packet.header.src.port);
         match self.gate.check(now, node, proof, port) {
             Ok(()) => true,
+            // It may share a network with us: the packet waits for the registry's word on that.
+            Err(_) if self.ask_membership(now, node, packet) => false,
             Err(reason) => {
                 self.counters.refused += 1;
                 self.refused(now, node, (port, remote_port), reason);
@@ -242,7 +245,7 @@ impl Endpoint {
     /// rate, the tables.
     fn handle_syn(&mut self, now: Instant, slot: usize, syn: &Header, tuple: Tuple) {
         let port = syn.dst.port;
-        if !self.passes_gate(now, slot, port, tuple.remote_port) {
+        if !self.passes_gate(now, slot, &Packet { header: *syn, payload: &[] }) {
             return;
         }
         let node = tuple.node;
@@ -250,7 +253,7 @@ impl Endpoint {
             self.send_rst(now, slot, syn, 0);
             return;
         }
-        let admitted = self.is_own(slot) || self.proof(slot).is_some_and(|p| self.gate.admits(node, p));
+        let admitted = self.is_own(slot) || self.proof(slot).is_some_and(|p| self.gate.admits(now, node, p));
         let within = if admitted {
             self.syn_admitted.take(now, node)
         } else {
@@ -316,7 +319,7 @@ impl Endpoint {
                 .peers
                 .get(slot)
                 .map(|p| p.node)
-                .is_some_and(|node| self.proof(slot).is_some_and(|p| self.gate.admits(node, p)));
+                .is_some_and(|node| self.proof(slot).is_some_and(|p| self.gate.admits(now, node, p)));
         if answers_syn || (known && !payload.is_empty()) {
             self.send_rst(now, slot, h, h.ack);
         }

@@ -6,11 +6,16 @@
 mod attributes;
 mod handshakes;
 mod lifecycle;
+mod networks;
 mod trust;
 
 pub use attributes::{set_hostname, set_polo_score, set_tags, set_task_exec, set_visibility, update_polo_score};
 pub use handshakes::{has_waiting, poll_handshakes, request_handshake, respond_handshake};
 pub use lifecycle::{Register, Registration, depart, deregister, heartbeat, register, rotate_key};
+pub use networks::{
+    Authority, Change, Changed, Member, NewNetwork, change_network, create_network, invite, invites, is_same_secret,
+    join_network, leave_network, list_nodes, member_role, respond_invite,
+};
 pub use trust::{Resolved, check_trust, is_trusted, may_resolve, punch, report_trust, resolve, revoke_trust};
 
 use std::net::IpAddr;
@@ -73,24 +78,6 @@ fn with_members(t: &impl Reads, network: Network) -> Result<(Network, u64), Faul
 /// Only when the store fails.
 pub fn list_networks(t: &impl Reads) -> Result<Vec<(Network, u64)>, Refusal> {
     Ok(t.networks()?.into_iter().map(|network| with_members(t, network)).collect::<Result<_, _>>()?)
-}
-
-/// The live members of a network other than 0, in order of joining.
-///
-/// # Errors
-/// [`Refusal::BackboneListing`], [`Refusal::NetworkNotFound`].
-pub fn list_nodes(t: &impl Reads, network: u16) -> Result<Vec<Node>, Refusal> {
-    if network == 0 {
-        return Err(Refusal::BackboneListing);
-    }
-    let network = t.network(network)?.ok_or(Refusal::NetworkNotFound(network))?;
-    let mut nodes = Vec::new();
-    for id in network.members {
-        if t.presence(id)?.is_some() {
-            nodes.extend(t.node(id)?);
-        }
-    }
-    Ok(nodes)
 }
 
 /// A network, for its policy.

@@ -88,12 +88,17 @@ pub fn revoke_trust(t: &mut impl Writes, proof: &Proof, peer: u32) -> Result<(),
     unstate(t, peer, node)
 }
 
-/// Whether two nodes trust each other.
+/// Whether two nodes may talk: they trust each other, or share a network other than 0. Newer official daemons ask this
+/// before they take a stream of a node that they do not trust themselves (07 §7).
 ///
 /// # Errors
 /// Only when the store fails.
 pub fn check_trust(t: &impl Reads, node: u32, peer: u32) -> Result<bool, Refusal> {
-    is_trusted(t, node, peer)
+    let shares = || match (live(t, node), live(t, peer)) {
+        (Ok(node), Ok(peer)) => node.shares_network(&peer),
+        _ => false,
+    };
+    Ok(is_trusted(t, node, peer)? || shares())
 }
 
 /// What came of asking for an endpoint. A refusal is an outcome here, because the statement made by asking stays.

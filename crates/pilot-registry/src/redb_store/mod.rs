@@ -12,10 +12,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::queue::Engine;
-use crate::domain::{self, Proof, Register, Registration, Resolved};
+use crate::domain::{self, Authority, Change, Changed, Member, NewNetwork, Proof, Register, Registration, Resolved};
 use crate::error::Refusal;
 use crate::limits::STALE_AFTER;
-use crate::model::{HandshakeRequest, HandshakeResponse, Network, Node, Statement};
+use crate::model::{HandshakeRequest, HandshakeResponse, Invite, Network, Node, Role, Statement};
 use crate::store::Store;
 use crate::tables::{Reads, Writes};
 
@@ -46,8 +46,12 @@ impl Store for RedbStore {
         self.engine.read(|t| domain::list_networks(t))
     }
 
-    async fn list_nodes(&self, network: u16) -> Result<Vec<Node>, Refusal> {
+    async fn list_nodes(&self, network: u16) -> Result<Vec<Member>, Refusal> {
         self.engine.read(|t| domain::list_nodes(t, network))
+    }
+
+    async fn member_role(&self, network: u16, node: u32) -> Result<Role, Refusal> {
+        self.engine.read(|t| domain::member_role(t, network, node))
     }
 
     async fn network(&self, id: u16) -> Result<Network, Refusal> {
@@ -199,6 +203,34 @@ impl Store for RedbStore {
 
     async fn respond_handshake(&self, now: u64, proof: Proof, peer: u32, accept: bool) -> Result<(), Refusal> {
         self.engine.write(move |t| domain::respond_handshake(t, now, &proof, peer, accept)).await
+    }
+
+    async fn create_network(&self, now: u64, by: Authority, new: NewNetwork) -> Result<Network, Refusal> {
+        self.engine.write(move |t| domain::create_network(t, now, &by, &new)).await
+    }
+
+    async fn change_network(&self, by: Authority, network: u16, change: Change) -> Result<Changed, Refusal> {
+        self.engine.write(move |t| domain::change_network(t, &by, network, &change)).await
+    }
+
+    async fn join_network(&self, now: u64, proof: Proof, network: u16, token: String) -> Result<(), Refusal> {
+        self.engine.write(move |t| domain::join_network(t, now, &proof, network, &token)).await
+    }
+
+    async fn leave_network(&self, proof: Proof, network: u16) -> Result<(), Refusal> {
+        self.engine.write(move |t| domain::leave_network(t, &proof, network)).await
+    }
+
+    async fn invite(&self, now: u64, proof: Proof, network: u16, target: u32) -> Result<(), Refusal> {
+        self.engine.write(move |t| domain::invite(t, now, &proof, network, target)).await
+    }
+
+    async fn invites(&self, now: u64, proof: Proof) -> Result<Vec<(Invite, String)>, Refusal> {
+        self.engine.read(|t| domain::invites(t, now, &proof))
+    }
+
+    async fn respond_invite(&self, now: u64, proof: Proof, network: u16, accept: bool) -> Result<(), Refusal> {
+        self.engine.write(move |t| domain::respond_invite(t, now, &proof, network, accept)).await
     }
 
     fn source_of(&self, node: u32) -> Option<IpAddr> {

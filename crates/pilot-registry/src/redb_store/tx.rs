@@ -36,6 +36,8 @@ pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 pub(super) mod meta {
     pub(in super::super) const FORMAT: &str = "format";
     pub(in super::super) const NEXT_NODE: &str = "next_node";
+    /// Absent in stores that never had a network of their own.
+    pub(in super::super) const NEXT_NETWORK: &str = "next_network";
     pub(in super::super) const NEXT_SEQUENCE: &str = "next_sequence";
 }
 
@@ -124,6 +126,15 @@ macro_rules! reads {
             let table = self.tx.open_table(NETWORKS).map_err(fault)?;
             let rows = table.iter().map_err(fault)?;
             rows.map(|row| decode("networks", row.map_err(fault)?.1.value())).collect()
+        }
+
+        fn next_network(&self) -> Result<u16, Fault> {
+            let table = self.tx.open_table(META).map_err(fault)?;
+            match table.get(meta::NEXT_NETWORK).map_err(fault)? {
+                Some(next) => u16::try_from(next.value()).map_err(fault),
+                // Behind those that came with an import.
+                None => Ok(self.networks()?.iter().map(|network| network.id).max().unwrap_or(0).wrapping_add(1)),
+            }
         }
 
         fn next_node(&self) -> Result<u32, Fault> {
@@ -281,6 +292,16 @@ impl Writes for WriteTx<'_> {
         let bytes = encode(network)?;
         self.tx.open_table(NETWORKS).map_err(fault)?.insert(network.id, bytes.as_slice()).map_err(fault)?;
         Ok(())
+    }
+
+    fn remove_network(&mut self, id: u16) -> Result<(), Fault> {
+        self.is_dirty = true;
+        self.tx.open_table(NETWORKS).map_err(fault)?.remove(id).map_err(fault)?;
+        Ok(())
+    }
+
+    fn set_next_network(&mut self, id: u16) -> Result<(), Fault> {
+        self.set_meta(meta::NEXT_NETWORK, u64::from(id))
     }
 
     fn set_next_node(&mut self, id: u32) -> Result<(), Fault> {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use pilot_wire::registry::{
-    Answer, LookupOk, NetworkEntry, NetworkPolicyOk, NodeEntry, PollOk, Register as RegisterRequest, RegisterOk,
-    Request, ResolveHostnameOk, ResolveOk, WaitingRequest, WaitingResponse,
+    Answer, LookupOk, PollOk, Register as RegisterRequest, RegisterOk, Request, ResolveHostnameOk, ResolveOk,
+    WaitingRequest, WaitingResponse,
 };
 use pilot_wire::{base64, signed};
 
+use super::networks::policy_of;
 use super::{Registry, Session};
 use crate::domain::{Proof, Register, Resolved};
 use crate::error::{Refusal, SIGNATURE_FAILED, SIGNATURE_REQUIRED};
@@ -17,12 +18,12 @@ use crate::model::Node;
 use crate::rules;
 
 /// What a missing and a wrong signature are called, by message (04 §6).
-struct Words {
+pub(super) struct Words {
     required: Refusal,
     failed: Refusal,
 }
 
-const PLAIN: Words = Words { required: SIGNATURE_REQUIRED, failed: SIGNATURE_FAILED };
+pub(super) const PLAIN: Words = Words { required: SIGNATURE_REQUIRED, failed: SIGNATURE_FAILED };
 const ROTATION: Words =
     Words { required: Refusal::SignatureRequired("rotate_key requires a valid signature"), failed: SIGNATURE_FAILED };
 const HANDSHAKE: Words = Words {
@@ -51,7 +52,7 @@ fn decode_key(field: &'static str, text: &str) -> Result<[u8; 32], Refusal> {
 
 impl Registry {
     /// Verifies a signed request. It is also what makes a provisional registration of this connection good.
-    async fn authorize(
+    pub(super) async fn authorize(
         &self,
         session: &mut Session,
         node: u32,
@@ -77,7 +78,7 @@ impl Registry {
     }
 
     /// Where a node is to be reached: its endpoint, or the beacon's for one that asks for that.
-    fn address_of(&self, session: &Session, node: &Node) -> Result<String, Refusal> {
+    pub(super) fn address_of(&self, session: &Session, node: &Node) -> Result<String, Refusal> {
         if !node.relay_only {
             return node.endpoint.clone().ok_or(Refusal::NoEndpoint(node.id));
         }
@@ -192,39 +193,35 @@ impl Registry {
                 let score = self.store.lookup(node).await?.polo_score;
                 Ok(Answer::PoloScore { request: "get_polo_score", node, score })
             }
-            Request::ListNetworks => {
-                let networks = self.store.list_networks().await?;
-                Ok(Answer::ListNetworks(
-                    networks
-                        .into_iter()
-                        .map(|(network, members)| NetworkEntry {
-                            id: network.id,
-                            name: network.name,
-                            members: usize::try_from(members).unwrap_or(usize::MAX),
-                            join_rule: network.join_rule,
-                            created: Some(network.created),
-                            enterprise: Some(false),
-                        })
-                        .collect(),
-                ))
-            }
-            Request::ListNodes { network, .. } => {
-                let nodes = self.store.list_nodes(network).await?;
-                let nodes = nodes.into_iter().map(|node| self.node_entry(session, node)).collect();
-                Ok(Answer::ListNodes { network, nodes })
-            }
+            Request::ListNetworks => self.list_networks().await,
+            Request::ListNodes { network, .. } => self.list_nodes(session, network).await,
             Request::GetNetworkPolicy { network } => {
-                let network = self.store.network(network).await?.id;
-                Ok(Answer::NetworkPolicy(NetworkPolicyOk { network, ..NetworkPolicyOk::default() }))
+                Ok(Answer::NetworkPolicy(policy_of(self.store.network(network).await?)))
             }
+            Request::GetMemberRole { network, target } => {
+                let role = self.store.member_role(network, target).await?.as_str();
+                Ok(Answer::MemberRole { network, target, role })
+            }
+            Request::JoinNetwork { node, network, token, signature } => {
+                self.join_network(session, node, network, token, &signature).await
+            }
+            Request::LeaveNetwork { node, network, signature } => {
+                let text = signed::leave_network(node, network);
+                let proof = self.authorize(session, node, &text, &signature, &PLAIN).await?;
+                self.store.leave_network(proof, network).await?;
+                Ok(Answer::NetworkLeft { network })
+            }
+            Request::InviteToNetwork { inviter, network, target, signature } => {
+                self.invite(session, (inviter, network, target), &signature).await
+            }
+            Request::PollInvites { node, signature } => self.poll_invites(session, node, &signature).await,
+            Request::RespondInvite { node, network, accept, signature } => {
+                self.respond_invite(session, (node, network, accept), &signature).await
+            }
+            Request::ChangeNetwork { by, change } => self.change_network(session, &by, change).await,
             Request::BeaconRegister { beacon, addr } => self.register_beacon(session, beacon, &addr),
             Request::BeaconList => Ok(self.list_beacons()),
             Request::SubscribeReplication { .. } => Err(Refusal::NoReplication),
-            Request::Unknown { kind }
-                if matches!(kind.as_str(), "create_network" | "join_network" | "leave_network") =>
-            {
-                Err(Refusal::NetworksUnsupported)
-            }
             other => Err(Refusal::UnknownType(cut(other.kind(), 64).to_owned())),
         }
     }
@@ -424,14 +421,5 @@ impl Registry {
             version: Some(node.version).filter(|version| !version.is_empty()),
             relay_only: node.relay_only,
         })
-    }
-
-    fn node_entry(&self, session: &Session, node: Node) -> NodeEntry {
-        NodeEntry {
-            node: node.id,
-            real_addr: if node.public { self.address_of(session, &node).ok() } else { None },
-            hostname: Some(node.hostname).filter(|name| !name.is_empty()),
-            task_exec: node.task_exec,
-        }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Builder, Fields};
+use super::networks::{InviteEntry, ListNodesOk, NetworkEntry, NetworkPolicyOk};
 use crate::addr::Address;
 use crate::frame::{self, FrameError};
 use crate::json;
@@ -107,14 +108,76 @@ pub enum Answer {
     /// `list_networks_ok`
     ListNetworks(Vec<NetworkEntry>),
     /// `list_nodes_ok`
-    ListNodes {
-        /// The network asked for, which is in the addresses.
-        network: u16,
-        /// Live members.
-        nodes: Vec<NodeEntry>,
-    },
+    ListNodes(ListNodesOk),
     /// `get_network_policy_ok`
     NetworkPolicy(NetworkPolicyOk),
+    /// `set_network_policy_ok`: the policy as it is now.
+    PolicySet(NetworkPolicyOk),
+    /// `create_network_ok`
+    NetworkCreated {
+        /// Its id.
+        network: u16,
+        /// Its name.
+        name: String,
+        /// Its rule.
+        join_rule: String,
+        /// Its owner; 0 when it has none.
+        owner: u32,
+    },
+    /// The answer to another [`super::NetworkChange`].
+    NetworkChanged {
+        /// Type of the request.
+        request: &'static str,
+        /// Which.
+        network: u16,
+        /// About whom.
+        target: Option<u32>,
+        /// The new name.
+        name: Option<String>,
+        /// The role of the target now.
+        role: Option<&'static str>,
+    },
+    /// `join_network_ok`
+    NetworkJoined {
+        /// Which.
+        network: u16,
+        /// Who.
+        node: u32,
+    },
+    /// `leave_network_ok`
+    NetworkLeft {
+        /// Which.
+        network: u16,
+    },
+    /// `invite_to_network_ok`
+    Invited {
+        /// By whom.
+        inviter: u32,
+        /// To which.
+        network: u16,
+        /// Whom.
+        target: u32,
+    },
+    /// `poll_invites_ok`
+    Invites(Vec<InviteEntry>),
+    /// `respond_invite_ok`
+    InviteAnswered {
+        /// Who answered.
+        node: u32,
+        /// To which.
+        network: u16,
+        /// As given.
+        accept: bool,
+    },
+    /// `get_member_role_ok`
+    MemberRole {
+        /// In which.
+        network: u16,
+        /// Whose.
+        target: u32,
+        /// `owner`, `admin` or `member`.
+        role: &'static str,
+    },
     /// `beacon_register_ok`
     BeaconRegister {
         /// As given.
@@ -327,49 +390,6 @@ impl PollOk {
     }
 }
 
-/// An element of `list_networks_ok`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NetworkEntry {
-    /// Id.
-    pub id: u16,
-    /// Name.
-    pub name: String,
-    /// Member count.
-    pub members: usize,
-    /// `open`, `token` or `invite`.
-    pub join_rule: String,
-    /// Unix seconds; left out when absent (07 §9.2).
-    pub created: Option<u64>,
-    /// Left out when absent (07 §9.2).
-    pub enterprise: Option<bool>,
-}
-
-/// An element of `list_nodes_ok`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeEntry {
-    /// Id.
-    pub node: u32,
-    /// Its name.
-    pub hostname: Option<String>,
-    /// Whether it takes tasks.
-    pub task_exec: bool,
-    /// Its endpoint, public nodes only.
-    pub real_addr: Option<String>,
-}
-
-/// `get_network_policy_ok`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NetworkPolicyOk {
-    /// Of which.
-    pub network: u16,
-    /// Empty means all.
-    pub allowed_ports: Vec<u16>,
-    /// 0 means any number.
-    pub max_members: u32,
-    /// Free text.
-    pub description: String,
-}
-
 /// An element of `beacon_list_ok`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BeaconEntry {
@@ -467,16 +487,47 @@ impl Answer {
                 .with("polo_score", *score)
                 .done(),
             Self::ListNetworks(networks) => Builder::new("list_networks_ok")
-                .with("networks", networks.iter().map(network_value).collect::<Vec<_>>())
+                .with("networks", networks.iter().map(NetworkEntry::value).collect::<Vec<_>>())
                 .done(),
-            Self::ListNodes { network, nodes } => Builder::new("list_nodes_ok")
-                .with("nodes", nodes.iter().map(|n| node_value(*network, n)).collect::<Vec<_>>())
+            Self::ListNodes(list) => list.value(),
+            Self::NetworkPolicy(policy) => policy.value("get_network_policy_ok"),
+            Self::PolicySet(policy) => policy.value("set_network_policy_ok"),
+            Self::NetworkCreated { network, name, join_rule, owner } => Builder::new("create_network_ok")
+                .with("network_id", *network)
+                .with("name", name.as_str())
+                .with("join_rule", join_rule.as_str())
+                .with("node_id", *owner)
+                .maybe("address", (*owner != 0).then(|| Address { network: *network, node: *owner }.to_string()))
                 .done(),
-            Self::NetworkPolicy(p) => Builder::new("get_network_policy_ok")
-                .with("network_id", p.network)
-                .with("allowed_ports", p.allowed_ports.clone())
-                .with("max_members", p.max_members)
-                .with("description", p.description.as_str())
+            Self::NetworkChanged { request, network, target, name, role } => Builder::new(&format!("{request}_ok"))
+                .with("network_id", *network)
+                .maybe("target_node_id", *target)
+                .maybe("name", name.clone())
+                .maybe("role", *role)
+                .done(),
+            Self::NetworkJoined { network, node } => Builder::new("join_network_ok")
+                .with("network_id", *network)
+                .with("address", Address { network: *network, node: *node }.to_string())
+                .done(),
+            Self::NetworkLeft { network } => Builder::new("leave_network_ok").with("network_id", *network).done(),
+            Self::Invited { inviter, network, target } => Builder::new("invite_to_network_ok")
+                .with("inviter_id", *inviter)
+                .with("network_id", *network)
+                .with("target_node_id", *target)
+                .done(),
+            Self::Invites(invites) => Builder::new("poll_invites_ok")
+                .with("invites", invites.iter().map(InviteEntry::value).collect::<Vec<_>>())
+                .done(),
+            Self::InviteAnswered { node, network, accept } => Builder::new("respond_invite_ok")
+                .with("node_id", *node)
+                .with("network_id", *network)
+                .with("accept", *accept)
+                .maybe("address", accept.then(|| Address { network: *network, node: *node }.to_string()))
+                .done(),
+            Self::MemberRole { network, target, role } => Builder::new("get_member_role_ok")
+                .with("network_id", *network)
+                .with("target_node_id", *target)
+                .with("role", *role)
                 .done(),
             Self::BeaconRegister { beacon } => Builder::new("beacon_register_ok").with("beacon_id", *beacon).done(),
             Self::BeaconList(beacons) => Builder::new("beacon_list_ok")
@@ -537,25 +588,4 @@ fn poll_value(p: &PollOk) -> Value {
         })
         .collect();
     Builder::new("poll_handshakes_ok").with("requests", requests).with("responses", responses).done()
-}
-
-fn network_value(n: &NetworkEntry) -> Value {
-    Builder::entry()
-        .with("id", n.id)
-        .with("name", n.name.as_str())
-        .with("members", n.members)
-        .with("join_rule", n.join_rule.as_str())
-        .maybe("created", n.created)
-        .maybe("enterprise", n.enterprise)
-        .done()
-}
-
-fn node_value(network: u16, n: &NodeEntry) -> Value {
-    Builder::entry()
-        .with("node_id", n.node)
-        .with("address", Address { network, node: n.node }.to_string())
-        .maybe("hostname", n.hostname.clone())
-        .flag("task_exec", n.task_exec)
-        .maybe("real_addr", n.real_addr.clone())
-        .done()
 }

@@ -7,13 +7,17 @@
 mod answer;
 pub mod binary;
 mod fields;
+mod networks;
 mod request;
 
 pub use answer::{
-    Answer, BeaconEntry, ErrorAnswer, LookupOk, NetworkEntry, NetworkPolicyOk, NodeEntry, PollOk, RegisterOk,
-    ResolveHostnameOk, ResolveOk, WaitingRequest, WaitingResponse,
+    Answer, BeaconEntry, ErrorAnswer, LookupOk, PollOk, RegisterOk, ResolveHostnameOk, ResolveOk, WaitingRequest,
+    WaitingResponse,
 };
 pub use fields::{Fields, coerce_i64, coerce_u16, coerce_u32};
+pub use networks::{
+    Authority, InviteEntry, ListNodesOk, NetworkChange, NetworkEntry, NetworkPolicyOk, NodeEntry, PolicyChange,
+};
 pub use request::{Register, Request};
 
 use serde_json::Value;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Builder, Fields};
+use super::networks::{Authority, NetworkChange};
 use super::{MessageError, parse_body};
 use crate::frame::{self, FrameError};
 use crate::json;
@@ -186,8 +187,7 @@ pub enum Request {
         /// Needed for network 0 by newer servers.
         admin_token: String,
     },
-    /// `join_network`. This and the following four are only written: registries of ours answer them like other types
-    /// they do not know.
+    /// `join_network`
     JoinNetwork {
         /// Who joins.
         node: u32,
@@ -207,7 +207,7 @@ pub enum Request {
         /// Of [`crate::signed::leave_network`].
         signature: String,
     },
-    /// `invite_to_network` (07 §9.3 names the type, §9.2 what is signed)
+    /// `invite_to_network`
     InviteToNetwork {
         /// Who invites.
         inviter: u32,
@@ -235,6 +235,20 @@ pub enum Request {
         accept: bool,
         /// Of [`crate::signed::respond_invite`].
         signature: String,
+    },
+    /// A command that needs a right in the network, or the admin token.
+    ChangeNetwork {
+        /// Who gives it.
+        by: Authority,
+        /// What.
+        change: NetworkChange,
+    },
+    /// `get_member_role`
+    GetMemberRole {
+        /// In which network.
+        network: u16,
+        /// Whose.
+        target: u32,
     },
     /// `get_network_policy`
     GetNetworkPolicy {
@@ -317,6 +331,8 @@ impl Request {
             Self::InviteToNetwork { .. } => "invite_to_network",
             Self::PollInvites { .. } => "poll_invites",
             Self::RespondInvite { .. } => "respond_invite",
+            Self::ChangeNetwork { change, .. } => change.kind(),
+            Self::GetMemberRole { .. } => "get_member_role",
             Self::GetNetworkPolicy { .. } => "get_network_policy",
             Self::BeaconRegister { .. } => "beacon_register",
             Self::BeaconList => "beacon_list",
@@ -335,6 +351,7 @@ impl Request {
                 | Self::RequestHandshake { .. }
                 | Self::RotateKey { .. }
                 | Self::PollInvites { .. }
+                | Self::ChangeNetwork { .. }
                 | Self::Unknown { .. }
         )
     }
@@ -398,11 +415,29 @@ impl Request {
             "get_polo_score" => Self::GetPoloScore { node },
             "list_networks" => Self::ListNetworks,
             "list_nodes" => Self::ListNodes { network: f.u16("network_id"), admin_token: f.string("admin_token") },
+            "join_network" => {
+                Self::JoinNetwork { node, network: f.u16("network_id"), token: f.string("token"), signature }
+            }
+            "leave_network" => Self::LeaveNetwork { node, network: f.u16("network_id"), signature },
+            "invite_to_network" => Self::InviteToNetwork {
+                inviter: f.u32("inviter_id"),
+                network: f.u16("network_id"),
+                target: f.u32("target_node_id"),
+                signature,
+            },
+            "poll_invites" => Self::PollInvites { node, signature },
+            "respond_invite" => {
+                Self::RespondInvite { node, network: f.u16("network_id"), accept: f.bool("accept"), signature }
+            }
+            "get_member_role" => Self::GetMemberRole { network: f.u16("network_id"), target: f.u32("target_node_id") },
             "get_network_policy" => Self::GetNetworkPolicy { network: f.u16("network_id") },
             "beacon_register" => Self::BeaconRegister { beacon: f.u32("beacon_id"), addr: f.string("addr") },
             "beacon_list" => Self::BeaconList,
             "subscribe_replication" => Self::SubscribeReplication { token: f.string("token") },
-            other => Self::Unknown { kind: other.to_owned() },
+            other => match NetworkChange::from_fields(other, f) {
+                Some(change) => Self::ChangeNetwork { by: Authority::from_fields(f), change },
+                None => Self::Unknown { kind: other.to_owned() },
+            },
         }
     }
 
@@ -482,6 +517,8 @@ impl Request {
                 .with("network_id", *network)
                 .with("accept", *accept)
                 .text("signature", signature),
+            Self::ChangeNetwork { by, change } => change.add_to(by, b),
+            Self::GetMemberRole { network, target } => b.with("network_id", *network).with("target_node_id", *target),
             Self::GetNetworkPolicy { network } => b.with("network_id", *network),
             Self::BeaconRegister { beacon, addr } => {
                 b.maybe("beacon_id", (*beacon != 0).then_some(*beacon)).text("addr", addr)

@@ -200,6 +200,29 @@ impl Driver {
         self.json("network", repeat, &Request::Network(command)).await
     }
 
+    /// Sends a datagram to every member of a network, through an official daemon that wants the registry's admin token;
+    /// daemons from 1.9.1 on. Says nothing of the single members: [`Pilot::broadcast`](crate::Pilot::broadcast) does, with
+    /// daemons of ours.
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// driver.broadcast_with_token(7, 1000, b"hello", "secret").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub async fn broadcast_with_token(
+        &self,
+        network: u16,
+        port: u16,
+        data: &[u8],
+        admin_token: &str,
+    ) -> Result<Value, Error> {
+        let request = Request::Broadcast { network, port, token: admin_token.as_bytes(), data };
+        self.json("broadcast", Repeat::Never, &request).await
+    }
+
     /// Asks the daemon to reach a node directly rather than through the relay; daemons from 1.12.8 on.
     ///
     /// ```no_run

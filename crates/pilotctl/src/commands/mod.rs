@@ -2,6 +2,7 @@
 
 pub(crate) mod approve;
 pub(crate) mod bench;
+pub(crate) mod broadcast;
 pub(crate) mod clear_hostname;
 pub(crate) mod clear_tags;
 pub(crate) mod clear_webhook;
@@ -29,6 +30,7 @@ pub(crate) mod lookup;
 mod mail;
 pub(crate) mod man;
 pub(crate) mod nameserver;
+pub(crate) mod network;
 pub(crate) mod outbox;
 pub(crate) mod peers;
 pub(crate) mod pending;

@@ -8,7 +8,7 @@ use pilot_services::{CallError, Calling, LocalMethods, Opening, Serve, Serving, 
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::official;
+use super::{networks, official};
 use crate::events::{EventStream, NodeEvent};
 use crate::node::Shared;
 
@@ -90,7 +90,7 @@ impl LocalMethods for NodeMethods {
     fn methods(&self) -> &'static [&'static str] {
         static ALL: std::sync::LazyLock<Vec<&'static str>> = std::sync::LazyLock::new(|| {
             let own = ["connections", "disconnect", "events", "health", "info", "methods", "peers"];
-            own.into_iter().chain(official::NAMES).collect()
+            own.into_iter().chain(official::NAMES).chain(networks::NAMES).collect()
         });
         &ALL
     }
@@ -100,6 +100,9 @@ impl LocalMethods for NodeMethods {
         Box::pin(async move {
             if official::NAMES.contains(&&method[..]) {
                 return official::call(&own.node()?, &method, &args).await;
+            }
+            if networks::NAMES.contains(&&method[..]) {
+                return networks::call(&own.node()?, &method, &args).await;
             }
             own.answer(&method, &args)
         })

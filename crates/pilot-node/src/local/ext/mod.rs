@@ -7,10 +7,11 @@
 //! | `owner` | what the protocol core tells: dials, accepted streams, events |
 //! | `serve` | the data of one stream out, its credit in, its end |
 //! | `pipe` | streams between a client and a service in this process |
-//! | `methods`, `official` | calls that every daemon has |
+//! | `methods`, `official`, `networks` | calls that every daemon has |
 
 mod commands;
 mod methods;
+mod networks;
 mod official;
 mod owner;
 mod pipe;

@@ -29,7 +29,7 @@ pub(super) const NAMES: [&str; 13] = [
     "visibility.set",
 ];
 
-fn registry(error: DirectoryError) -> CallError {
+pub(super) fn registry(error: DirectoryError) -> CallError {
     CallError::new(error.code(), error.to_string())
 }
 
@@ -37,13 +37,13 @@ fn trust(error: TrustFailed) -> CallError {
     CallError::new(error.code(), error.to_string())
 }
 
-fn peer(args: &Value) -> Result<u32, CallError> {
+pub(super) fn peer(args: &Value) -> Result<u32, CallError> {
     let node = number(args, "node", 0)?;
     u32::try_from(node).ok().filter(|node| *node != 0).ok_or_else(|| invalid("node is the number of a node"))
 }
 
 /// A text of the arguments, empty when absent.
-fn text(args: &Value, name: &str) -> Result<String, CallError> {
+pub(super) fn text(args: &Value, name: &str) -> Result<String, CallError> {
     match args.get(name) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),

@@ -48,6 +48,12 @@ pub(super) struct Node {
     pub(super) received: BTreeMap<ConnId, Vec<u8>>,
     pub(super) finished: HashSet<ConnId>,
     pub(super) lookups: usize,
+    /// What the registry says of others' networks; nothing of those that are not here.
+    pub(super) members: BTreeMap<u32, Membership>,
+    /// Who was asked about.
+    pub(super) asked_members: Vec<u32>,
+    /// The registry does not answer questions about networks.
+    pub(super) members_unanswered: bool,
     pub(super) resolves: usize,
 }
 
@@ -163,6 +169,9 @@ impl Net {
             received: BTreeMap::new(),
             finished: HashSet::new(),
             lookups: 0,
+            members: BTreeMap::new(),
+            asked_members: Vec::new(),
+            members_unanswered: false,
             resolves: 0,
         });
         self.nodes.len() - 1
@@ -294,6 +303,15 @@ impl Net {
                         None => Err(DirectoryFailure::new(DirectoryCode::NotFound, "node not found")),
                     };
                     node.ep.handle_peer_key(now, *id, answer);
+                }
+                Event::NeedMembership { node: id } => {
+                    node.asked_members.push(*id);
+                    if node.members_unanswered {
+                        node.ep.handle_membership_unknown(*id);
+                    } else {
+                        let answer = node.members.get(id).cloned();
+                        node.ep.handle_membership(now, *id, answer);
+                    }
                 }
                 Event::NeedEndpoint { node: id } => {
                     node.resolves += 1;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pilot_wire::{Address, SocketAddress};
+
 use super::harness::{Net, at, identity};
 use crate::endpoint::*;
 use crate::stream::{CloseReason, StreamEvent};
@@ -82,19 +84,138 @@ fn a_public_port_is_open_and_its_neighbour_is_not() {
     assert_eq!(refusals(&net, 1), vec![(1, 8, RefusedReason::Untrusted)]);
 }
 
-#[test]
-fn a_shared_network_is_as_good_as_trust() {
+fn shared(network: u16, node: u32, ports: &[u16]) -> Membership {
+    let networks = vec![SharedNetwork { id: network, ports: ports.to_vec() }];
+    Membership { key: identity(node).public_key(), networks }
+}
+
+/// Two nodes in network 9, of which only the second has heard of the first's membership when asked.
+fn members() -> Net {
     let mut net = strangers();
     let now = net.now;
-    net.nodes[1].ep.set_shared_network(now, 1, true);
-    let conn = net.echo(0, 1, b"x", SECOND);
-    net.nodes[1].ep.set_shared_network(net.now, 1, false);
+    for (n, id) in [(0, 1), (1, 2)] {
+        net.nodes[n].ep.set_local_node(now, id, &[9]);
+    }
+    net.nodes[1].members.insert(1, shared(9, 1, &[]));
+    net
+}
+
+fn was_reset(net: &Net, n: usize, conn: ConnId) -> bool {
+    let reset = StreamEvent::Closed(CloseReason::Reset);
+    net.nodes[n].events.iter().any(|e| matches!(e, Event::Stream { conn: c, event } if *c == conn && *event == reset))
+}
+
+#[test]
+fn members_of_a_network_talk_without_trust_and_the_registry_is_asked_who_they_are() {
+    let mut net = members();
+    let started = net.now;
+    // The packet that made us ask is not lost: no retransmission is needed.
+    let conn = net.echo(0, 1, b"hello", SECOND);
+    assert!(net.now - started < SECOND);
+    assert_eq!(net.nodes[1].asked_members, [1]);
+    assert!(refusals(&net, 1).is_empty());
+    // A datagram to the address in the network arrives, too.
+    net.nodes[1].ep.bind(80).unwrap();
+    let (now, to) = (net.now, SocketAddress::new(Address { network: 9, node: 2 }, 80));
+    net.nodes[0].ep.send_datagram(now, 1, to, b"x").unwrap();
     net.run(SECOND);
-    assert!(
-        net.nodes[0].events.iter().any(
-            |e| matches!(e, Event::Stream { conn: c, event: StreamEvent::Closed(CloseReason::Reset) } if *c == conn)
-        )
-    );
+    assert_eq!(net.info(1).counters.datagrams_in, 1);
+    assert!(!was_reset(&net, 0, conn));
+}
+
+#[test]
+fn a_stranger_to_our_networks_is_refused_and_not_asked_about_for_every_packet() {
+    let mut net = members();
+    net.nodes[1].members.clear();
+    let conn = net.dial(0, 1, 7);
+    net.decide(0, conn, 10 * SECOND);
+    assert_eq!(net.dial_error(0, conn).unwrap().code(), "untrusted");
+    assert_eq!(refusals(&net, 1), vec![(1, 7, RefusedReason::Untrusted)]);
+    assert!(net.nodes[1].asked_members.len() <= 2, "{:?}", net.nodes[1].asked_members);
+    // Who is in no network asks about nobody.
+    let mut net = strangers();
+    let conn = net.dial(0, 1, 7);
+    net.decide(0, conn, 10 * SECOND);
+    assert!(net.nodes[1].asked_members.is_empty());
+}
+
+#[test]
+fn a_membership_that_ends_ends_its_streams() {
+    let mut net = members();
+    let conn = net.echo(0, 1, b"x", SECOND);
+    // Asked again once the word is old enough, and only then.
+    let now = net.now;
+    assert!(net.nodes[1].ep.review_memberships(now).is_empty());
+    net.run(ASK_AFTER);
+    let now = net.now;
+    assert_eq!(net.nodes[1].ep.review_memberships(now), [1]);
+    net.nodes[1].ep.handle_membership(now, 1, Some(shared(9, 1, &[])));
+    net.run(SECOND);
+    assert!(!was_reset(&net, 0, conn));
+    let now = net.now;
+    net.nodes[1].members.clear();
+    net.nodes[1].ep.handle_membership(now, 1, None);
+    net.run(SECOND);
+    assert!(was_reset(&net, 0, conn));
+    let again = net.dial(0, 1, 7);
+    net.decide(0, again, 10 * SECOND);
+    assert_eq!(net.dial_error(0, again).unwrap().code(), "untrusted");
+}
+
+#[test]
+fn a_network_that_we_leave_is_shared_no_longer_at_once() {
+    let mut net = members();
+    let conn = net.echo(0, 1, b"x", SECOND);
+    let now = net.now;
+    net.nodes[1].ep.set_local_node(now, 2, &[9, 10]);
+    net.run(SECOND);
+    assert!(!was_reset(&net, 0, conn), "joining another changes nothing");
+    let now = net.now;
+    net.nodes[1].ep.set_local_node(now, 2, &[10]);
+    net.run(SECOND);
+    assert!(was_reset(&net, 0, conn));
+}
+
+#[test]
+fn without_a_registry_nobody_stays_a_member_for_ever() {
+    let mut net = members();
+    let conn = net.echo(0, 1, b"x", SECOND);
+    net.nodes[1].members_unanswered = true;
+    for _ in 0..VALID.as_secs() / 10 {
+        net.run(10 * SECOND);
+        let now = net.now;
+        for node in net.nodes[1].ep.review_memberships(now) {
+            net.nodes[1].ep.handle_membership_unknown(node);
+        }
+    }
+    assert!(was_reset(&net, 0, conn));
+    let again = net.dial(0, 1, 7);
+    net.decide(0, again, 10 * SECOND);
+    assert_eq!(net.dial_error(0, again).unwrap().code(), "untrusted");
+}
+
+#[test]
+fn the_policy_of_a_network_says_which_ports_are_open() {
+    let mut net = members();
+    net.nodes[1].members.insert(1, shared(9, 1, &[80]));
+    let conn = net.dial(0, 1, 7);
+    net.decide(0, conn, 10 * SECOND);
+    assert!(net.dial_error(0, conn).is_some());
+    assert_eq!(refusals(&net, 1), vec![(1, 7, RefusedReason::NetworkPolicy)]);
+    net.nodes[1].members.insert(1, shared(9, 1, &[80, 7]));
+    net.run(6 * SECOND);
+    net.echo(0, 1, b"x", 2 * SECOND);
+}
+
+#[test]
+fn a_member_under_another_key_is_nobody() {
+    let mut net = members();
+    let other = Membership { key: [9; 32], ..shared(9, 1, &[]) };
+    net.nodes[1].members.insert(1, other);
+    let conn = net.dial(0, 1, 7);
+    net.decide(0, conn, 10 * SECOND);
+    assert!(net.dial_error(0, conn).is_some());
+    assert_eq!(refusals(&net, 1), vec![(1, 7, RefusedReason::KeyMismatch)]);
 }
 
 #[test]
