@@ -1,6 +1,6 @@
 //! The main path in one process: rendezvous, nodes and drivers on loopback.
 
-use pilot_testkit::testnet::{TestNet, patient, until};
+use pilot_testkit::testnet::{PATIENCE, TestNet, patient, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn pattern(len: usize, salt: usize) -> Vec<u8> {
@@ -192,4 +192,48 @@ async fn one_datagram(net: &TestNet, from: &pilot::Driver, to: &pilot::Driver, p
     let again = tokio::time::timeout(std::time::Duration::from_millis(300), to.recv_from()).await;
     let twice = matches!(again, Ok(Ok(second)) if second.data == news);
     assert!(!twice || sent > 1, "the datagram arrived twice");
+}
+
+/// The typed interface, through a daemon and inside a program, gives the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_work_through_a_driver_and_through_an_embedded_node() {
+    use pilot::{NetworkChange, Pilot};
+    let net = TestNet::new(3).await.unwrap();
+    let driver = net.driver(0).await.unwrap();
+    let config = net.config(std::path::Path::new("unused"));
+    let embedded =
+        pilot::Embedded::start(pilot_node::NodeConfig { identity: None, socket: None, ..config }).await.unwrap();
+    let own: &dyn Pilot = &embedded;
+    let them: &dyn Pilot = &driver;
+    let create = NetworkChange::Create { name: "lab".into(), join_rule: "invite".into(), token: String::new() };
+    let made = them.change_network(&create).await.unwrap();
+    assert_eq!(made["network_id"], 1, "{made}");
+    let node = own.address().await.unwrap().node;
+    let error = own.join_network(1, "").await.unwrap_err();
+    assert_eq!(error.code(), "not_invited", "{error}");
+    them.invite(1, node).await.unwrap();
+    assert_eq!(own.invites().await.unwrap()["invites"][0]["inviter_id"], net.id(0));
+    own.respond_invite(1, true).await.unwrap();
+    // The outsider hears nothing, the member does.
+    let outsider = net.driver(1).await.unwrap();
+    assert!(outsider.join_network(1, "").await.unwrap_err().to_string().contains("requires an invitation"));
+    let _port = own.listen(1000).await.unwrap();
+    let told = them.broadcast(1, 1000, b"\x00\xFFhello", PATIENCE).await.unwrap();
+    assert_eq!((&told["members"], &told["sent"]), (&1.into(), &1.into()), "{told}");
+    let heard = tokio::time::timeout(PATIENCE, own.recv_from()).await.unwrap().unwrap();
+    assert_eq!((heard.from.addr.node, heard.data), (net.id(0), b"\x00\xFFhello".to_vec()));
+    assert_eq!(outsider.broadcast(1, 1000, b"x", PATIENCE).await.unwrap_err().code(), "not_member");
+    // A datagram to everybody's address is one, too.
+    let all = pilot::SocketAddress::new(pilot::Address { network: 1, node: u32::MAX }, 1000);
+    them.send_to(all, b"all").await.unwrap();
+    let heard = tokio::time::timeout(PATIENCE, own.recv_from()).await.unwrap().unwrap();
+    assert_eq!(heard.data, b"all");
+    // The policy closes a port to members.
+    let policy = pilot::PolicyChange { allowed_ports: Some(vec![80]), ..Default::default() };
+    them.change_network(&NetworkChange::SetPolicy { network: 1, policy }).await.unwrap();
+    assert_eq!(them.broadcast(1, 1000, b"x", PATIENCE).await.unwrap_err().code(), "network_policy");
+    them.change_network(&NetworkChange::Kick { network: 1, target: node }).await.unwrap();
+    assert_eq!(them.members(1).await.unwrap()["nodes"].as_array().unwrap().len(), 1);
+    embedded.shutdown(std::time::Duration::from_secs(5)).await;
+    net.shutdown().await;
 }

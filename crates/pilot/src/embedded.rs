@@ -27,6 +27,8 @@ use crate::stream::{Channel, Stream};
 
 /// Most bytes taken from a stream at once.
 const READ_CHUNK: usize = 64 * 1024;
+/// Longest wait for one member, when a datagram goes to everybody in a network.
+const MEMBER_WAIT: Duration = Duration::from_secs(10);
 /// Pause before a peer that is new is asked again what it can do; it says so within a second of the first contact.
 const GREETING_PAUSE: Duration = Duration::from_millis(20);
 
@@ -176,6 +178,16 @@ impl Pilot for Embedded {
     }
 
     async fn send_to(&self, to: SocketAddress, data: &[u8]) -> Result<(), Error> {
+        if to.addr.is_broadcast() && to.addr.network != 0 {
+            let told = self.broadcast(to.addr.network, to.port, data, MEMBER_WAIT).await?;
+            let failed = told["failed"].as_array().map_or(0, Vec::len);
+            let why = format!("{failed} of {} members not reached", told["members"]);
+            return if failed == 0 {
+                Ok(())
+            } else {
+                Err(refused("sendto", "not_reached", why, "broadcast names them"))
+            };
+        }
         self.datagrams.send_to(to, data).map_err(|error| refused("sendto", error.code(), &error, error.hint()))
     }
 

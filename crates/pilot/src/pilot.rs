@@ -256,6 +256,7 @@ impl Pilot for Driver {
         max_skew: Option<Duration>,
     ) -> Result<Value, Error> {
         Driver::verify_request(self, envelope, signature, max_skew, false).await
+    }
 
     // By the commands that official daemons have, too.
 

@@ -75,13 +75,22 @@ impl Args {
                 }
             }
         }
-        if args.positionals.len() < command.required() {
+        if args.positionals.len() + args.instead(command) < command.required() {
             return Err(CliError::argument(command.usage()));
         }
         if let Some(surplus) = command.most().and_then(|most| args.positionals.get(most)) {
             return Err(CliError::argument(format!("unexpected argument {}", go::quote(surplus))).hint(command.usage()));
         }
         Ok(Parsed::Run(args))
+    }
+
+    /// Positional arguments for which switches stand.
+    fn instead(&self, command: &Command) -> usize {
+        let is_set = |arg: &&Arg| match arg.form() {
+            Form::Flag { name, .. } => arg.is_instead() && self.is_set(name),
+            _ => false,
+        };
+        command.args.iter().filter(is_set).count()
     }
 
     /// The positional argument at `index`; the empty text when it was not given.

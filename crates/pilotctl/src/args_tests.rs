@@ -94,3 +94,15 @@ fn numbers_fail_in_the_official_words() {
         "invalid node_id: strconv.ParseUint: parsing \"abc\": invalid syntax"
     );
 }
+
+#[test]
+fn a_switch_can_stand_for_the_first_word() {
+    assert_eq!(run("broadcast", "--trusted hello").unwrap().words(), ["hello"]);
+    assert_eq!(run("broadcast", "7 hello").unwrap().words(), ["7", "hello"]);
+    for short in ["", "7", "--trusted", "--trusted=false hello"] {
+        assert!(
+            message("broadcast", short).starts_with("usage: pilotctl broadcast <network_id> <message>"),
+            "{short:?}"
+        );
+    }
+}

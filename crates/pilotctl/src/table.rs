@@ -37,6 +37,8 @@ pub(crate) struct Arg {
     pub(crate) help: &'static str,
     /// Beyond the official tool: in the help, but not on the usage line, which scripts compare.
     extra: bool,
+    /// Stands for the first positional argument, which then is not given.
+    instead: bool,
 }
 
 /// An argument, read from its form.
@@ -61,12 +63,22 @@ pub(crate) enum Form {
 impl Arg {
     /// An argument in the form of the usage line: `<port>`, `[reason]`, `[--count <n>]`, `[--public]`.
     pub(crate) const fn new(form: &'static str, help: &'static str) -> Self {
-        Self { form, help, extra: false }
+        Self { form, help, extra: false, instead: false }
     }
 
     /// An optional argument that the official tool does not have. The usage line stays the official one.
     pub(crate) const fn extra(form: &'static str, help: &'static str) -> Self {
-        Self { form, help, extra: true }
+        Self { form, help, extra: true, instead: false }
+    }
+
+    /// As [`Arg::extra`], for a switch that stands for the first positional argument.
+    pub(crate) const fn instead(form: &'static str, help: &'static str) -> Self {
+        Self { form, help, extra: true, instead: true }
+    }
+
+    /// Whether it stands for the first positional argument.
+    pub(crate) fn is_instead(&self) -> bool {
+        self.instead
     }
 
     /// Whether it stands on the usage line.

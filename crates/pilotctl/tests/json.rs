@@ -52,6 +52,9 @@ const FIXED: &[&str] = &[
     "rotate-key",
     "rotate-key 1 me@example.com",
     "traceroute hostname (rejected)",
+    // Documented, and never there (05 §11.1).
+    "broadcast",
+    "broadcast 1 hi",
     // A directory goes to peers that take one; a file of any size goes (06 §24.13).
     "send-file directory",
     "send-file 3000000 bytes",

@@ -449,7 +449,7 @@ impl Commands {
 }
 
 /// Who was not reached, if anybody.
-fn missed(mut told: Value) -> Result<Value, String> {
+pub(super) fn missed(mut told: Value) -> Result<Value, String> {
     let failed = told["failed"].as_array().map_or(&[][..], Vec::as_slice);
     if failed.is_empty() {
         told["ok"] = true.into();

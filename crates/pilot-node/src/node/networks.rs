@@ -162,7 +162,7 @@ impl Shared {
 }
 
 /// The registry has said what it holds about us.
-pub(super) async fn identified(shared: &Arc<Shared>, networks: &[u16]) {
+pub(super) async fn identified(shared: Arc<Shared>, networks: Vec<u16>) {
     let known = shared.status.lock().networks.clone();
     let differs = !networks.iter().filter(|network| **network != 0).eq(known.iter());
     // Asked again, because this answer may be older than what a command has told us.

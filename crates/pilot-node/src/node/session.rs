@@ -58,7 +58,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Director
 async fn handle(shared: &Arc<Shared>, event: DirectoryEvent) {
     match event {
         DirectoryEvent::Registered { node, changed, .. } => registered(shared, node, changed),
-        DirectoryEvent::Identified { networks, .. } => super::networks::identified(shared, &networks).await,
+        // It asks the registry, whose answers come behind this event.
+        DirectoryEvent::Identified { networks, .. } => {
+            shared.spawn(super::networks::identified(shared.clone(), networks));
+        }
         DirectoryEvent::RegistrationRefused { text } => not_registered(shared, &format!("registry: {text}")),
         DirectoryEvent::AttributeRefused { request, text } => {
             tracing::warn!(request, error = %text, "the registry did not take what we told it");

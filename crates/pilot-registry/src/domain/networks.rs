@@ -1,4 +1,4 @@
-//! Networks other than 0: who is in them, who may say so, and who is invited (04 §13, docs/spec/registry.md N1 to N12).
+//! Networks other than 0: who is in them, who may say so, and who is invited (04 §13, docs/spec/networks.md N1 to N12).
 //!
 //! Membership stands in two places that change together: the network's list gives the order of joining, the node's list
 //! answers whether two nodes share a network. Roles stand in the network.

@@ -158,8 +158,12 @@ impl Registry {
                 Ok(Answer::RevokeTrust)
             }
             Request::CheckTrust { node, peer } => {
-                // The trust graph is shown only to those who are in it.
+                // The trust graph is shown only to those who are in it; memberships are shown to everybody, and newer
+                // official daemons ask on a connection that may have proved nothing yet.
                 if !session.has_proved_node(node) && !session.has_proved_node(peer) {
+                    if self.store.lookup(node).await?.shares_network(&self.store.lookup(peer).await?) {
+                        return Ok(Answer::CheckTrust { trusted: true });
+                    }
                     return Err(Refusal::Unproved("check_trust".to_owned()));
                 }
                 Ok(Answer::CheckTrust { trusted: self.store.check_trust(node, peer).await? })

@@ -1,4 +1,4 @@
-//! Networks: who may do what in them, and what nobody can (docs/spec/registry.md N1 to N12).
+//! Networks: who may do what in them, and what nobody can (docs/spec/networks.md N1 to N12).
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 mod events;
 mod mail;
 mod names;
+mod networks;
 mod secure;
 mod tasks;
 mod with_official;

@@ -2,7 +2,7 @@
 //! invitations.
 //!
 //! Names of types and fields are those of the official programs from April 2026 on. They prove such a command with the
-//! registry's admin token; ours also take the signature of the node that gives it (docs/spec/registry.md, N4).
+//! registry's admin token; ours also take the signature of the node that gives it (docs/spec/networks.md, N4).
 
 use serde_json::{Map, Value};
 

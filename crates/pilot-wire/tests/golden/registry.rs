@@ -325,3 +325,73 @@ fn binary_lists_are_bounded() {
     body.extend(1025u16.to_be_bytes());
     assert_eq!(Frame::parse(&body), Err(binary::BinaryError::ListTooLong(1025)));
 }
+
+/// Requests about networks as official programs send them: 1.18.0's daemon (the first five) and command line, recorded.
+#[test]
+fn requests_about_networks_parse_as_official_programs_send_them() {
+    use pilot_wire::registry::{Authority, NetworkChange, PolicyChange};
+    let parse = |text: &str| Request::parse(text.as_bytes()).unwrap();
+    let signature = || "AAAA".to_owned();
+    let recorded = [
+        (
+            r#"{"inviter_id":0,"network_id":7,"node_id":1,"signature":"AAAA","token":"sekret","type":"join_network"}"#,
+            Request::JoinNetwork { node: 1, network: 7, token: "sekret".into(), signature: signature() },
+        ),
+        (
+            r#"{"network_id":7,"node_id":1,"signature":"AAAA","type":"leave_network"}"#,
+            Request::LeaveNetwork { node: 1, network: 7, signature: signature() },
+        ),
+        (
+            r#"{"inviter_id":1,"network_id":7,"signature":"AAAA","target_node_id":2,"type":"invite_to_network"}"#,
+            Request::InviteToNetwork { inviter: 1, network: 7, target: 2, signature: signature() },
+        ),
+        (
+            r#"{"node_id":1,"signature":"AAAA","type":"poll_invites"}"#,
+            Request::PollInvites { node: 1, signature: signature() },
+        ),
+        (
+            r#"{"accept":true,"network_id":7,"node_id":1,"signature":"AAAA","type":"respond_invite"}"#,
+            Request::RespondInvite { node: 1, network: 7, accept: true, signature: signature() },
+        ),
+        (
+            r#"{"network_id":7,"target_node_id":2,"type":"get_member_role"}"#,
+            Request::GetMemberRole { network: 7, target: 2 },
+        ),
+    ];
+    for (text, request) in recorded {
+        assert_eq!(parse(text), request, "{text}");
+    }
+    let by = |node| Authority { node, admin_token: "tok".into(), ..Authority::default() };
+    let policy =
+        PolicyChange { allowed_ports: Some(vec![80, 443]), max_members: Some(5), description: Some("foo".into()) };
+    let commands = [
+        (
+            r#"{"admin_token":"tok","join_rule":"token","name":"lab","node_id":0,"token":"sekret","type":"create_network"}"#,
+            NetworkChange::Create { name: "lab".into(), join_rule: "token".into(), token: "sekret".into() },
+        ),
+        (
+            r#"{"admin_token":"tok","network_id":7,"node_id":0,"target_node_id":2,"type":"kick_member"}"#,
+            NetworkChange::Kick { network: 7, target: 2 },
+        ),
+        (
+            r#"{"admin_token":"tok","network_id":7,"node_id":0,"target_node_id":2,"type":"promote_member"}"#,
+            NetworkChange::Promote { network: 7, target: 2 },
+        ),
+        (
+            r#"{"admin_token":"tok","network_id":7,"node_id":0,"target_node_id":2,"type":"demote_member"}"#,
+            NetworkChange::Demote { network: 7, target: 2 },
+        ),
+        (r#"{"admin_token":"tok","network_id":7,"type":"delete_network"}"#, NetworkChange::Delete { network: 7 }),
+        (
+            r#"{"admin_token":"tok","name":"newname","network_id":7,"type":"rename_network"}"#,
+            NetworkChange::Rename { network: 7, name: "newname".into() },
+        ),
+        (
+            r#"{"admin_token":"tok","allowed_ports":[80,443],"description":"foo","max_members":5,"network_id":7,"type":"set_network_policy"}"#,
+            NetworkChange::SetPolicy { network: 7, policy },
+        ),
+    ];
+    for (text, change) in commands {
+        assert_eq!(parse(text), Request::ChangeNetwork { by: by(0), change }, "{text}");
+    }
+}

@@ -16,15 +16,14 @@ use crate::table::{Arg, Command};
 const PORT: u16 = 1000;
 /// Longest wait for one receiver unless told otherwise.
 const PER_PEER: Span = Span::seconds(10);
-const USAGE: &str = "usage: pilotctl broadcast <network_id> <message> [--port <port>]";
 
 pub(crate) const COMMAND: Command = Command {
     name: "broadcast",
     args: &[
-        Arg::new("[network_id]", "the network; left out with --trusted"),
-        Arg::new("[message]", "the message"),
+        Arg::new("<network_id>", "the network; left out with --trusted"),
+        Arg::new("<message>", "the message"),
         Arg::new("[--port <port>]", "virtual port of the receivers (default 1000)"),
-        Arg::extra("[--trusted]", "to every trusted node, over a stream of its own"),
+        Arg::instead("[--trusted]", "to every trusted node, over a stream of its own"),
         Arg::extra("[--timeout <dur>]", "longest wait for each receiver (default 10s)"),
     ],
     about: "send a message to every member of a network, or to every trusted node",
@@ -46,7 +45,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
                 .hint("pilotctl broadcast --trusted <message>"));
         }
         (false, [network, message]) => (Some(id(network)?), message),
-        _ => return Err(CliError::argument(USAGE).hint("or: pilotctl broadcast --trusted <message>")),
+        _ => return Err(CliError::argument(COMMAND.usage()).hint("or: pilotctl broadcast --trusted <message>")),
     };
     if message.is_empty() {
         return Err(CliError::argument("the message is empty"));

@@ -84,18 +84,18 @@ pub(super) fn problem(error: CallError) -> Problem {
     Problem { code: error.code, message: error.message, hint: error.hint }
 }
 
-fn not_owned(port: u16) -> Problem {
+pub(super) fn not_owned(port: u16) -> Problem {
     Problem::new(code::PORT_NOT_OWNED, format!("port {port} is not bound by this client")).hint("bind it first")
 }
 
-struct Cmd<'a> {
-    node: &'a Arc<Shared>,
-    client: &'a Arc<Client>,
+pub(super) struct Cmd<'a> {
+    pub(super) node: &'a Arc<Shared>,
+    pub(super) client: &'a Arc<Client>,
 }
 
 impl Cmd<'_> {
     /// Looks at the client's side alone. A client without greeting never gets here.
-    fn ext(&self, act: impl FnOnce(&mut Ext, &mut Vec<u8>)) {
+    pub(super) fn ext(&self, act: impl FnOnce(&mut Ext, &mut Vec<u8>)) {
         let mut guard = self.client.state.lock();
         if let State { ext: Some(ext), frames, .. } = &mut *guard {
             act(ext, frames);
@@ -307,39 +307,6 @@ impl Cmd<'_> {
                 Some(Waiting::Task { .. } | Waiting::Finish(_)) => {}
             }
             fail(request, why(), frames);
-        });
-    }
-
-    fn datagram(&self, request: u32, port: u16, to: SocketAddress, data: &[u8]) {
-        let start = self.node.env.random_u64() as u16;
-        let sent = self.node.engine.with_unsent(|core, now| {
-            {
-                let mut guard = self.client.state.lock();
-                let State { ext: Some(ext), frames, .. } = &mut *guard else { return None };
-                if !ext.admit(request, frames) {
-                    return None;
-                }
-                if port != 0 && !ext.takes_datagrams(port) {
-                    fail(request, not_owned(port), frames);
-                    return None;
-                }
-            }
-            let source = match port {
-                0 => self.client.datagram_port(core, start),
-                port => Some(port),
-            };
-            let Some(source) = source else {
-                return Some(Err(
-                    Problem::new("no_port", "no free source port").hint("close sockets that are not needed")
-                ));
-            };
-            let sent = core.endpoint.send_datagram(now, source, to, data);
-            Some(sent.map_err(|error| Problem::new(error.code(), error.to_string()).hint(error.hint())))
-        });
-        self.ext(|_, frames| match sent {
-            None => {}
-            Some(Ok(())) => done(request, frames),
-            Some(Err(problem)) => fail(request, problem, frames),
         });
     }
 

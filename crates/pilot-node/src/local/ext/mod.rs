@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `state` | what is kept of one client: requests, streams, ports |
 //! | `commands` | what each frame does |
+//! | `datagrams` | datagrams to peers and to the members of a network |
 //! | `owner` | what the protocol core tells: dials, accepted streams, events |
 //! | `serve` | the data of one stream out, its credit in, its end |
 //! | `pipe` | streams between a client and a service in this process |
 //! | `methods`, `official`, `networks` | calls that every daemon has |
 
 mod commands;
+mod datagrams;
 mod methods;
 mod networks;
 mod official;
