@@ -231,14 +231,22 @@ impl Shared {
         });
     }
 
-    /// The agent that has an address.
-    pub(crate) fn agent(&self, ip: IpAddr) -> Option<Address> {
-        self.mappings.lock().table.agent(ip)
+    /// The agent that a host of a proxy request names, or whose address here it is.
+    pub(crate) fn destination(&self, host: &str) -> Result<Destination, Refusal> {
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(ip) => self.destination_of(ip),
+            Err(_) => Ok(host.parse::<Destination>()?),
+        }
     }
 
-    /// The agent that a host of a proxy request names.
-    pub(crate) fn destination(&self, host: &str) -> Result<Destination, Refusal> {
-        Ok(host.parse::<Destination>()?)
+    /// The agent that has an address of this host.
+    pub(crate) fn destination_of(&self, ip: IpAddr) -> Result<Destination, Refusal> {
+        let agent = self.mappings.lock().table.agent(ip);
+        agent.map(Destination::Address).ok_or_else(|| {
+            let message = format!("{ip} is mapped to no agent, and this gateway leads nowhere else");
+            let hint = "let the proxy resolve names (curl: --socks5-hostname or socks5h://), or map the agent";
+            Refusal::new(Cause::Foreign, message, hint)
+        })
     }
 
     /// Keeps in mind what went wrong last.

@@ -4,7 +4,6 @@
 //! hyper reads and writes HTTP; nothing but heads is held, bodies pass as fast as the slower side takes them.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,6 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, client::conn::http1 as client};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pilot_wire::gateway::name::Destination;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -106,17 +104,6 @@ async fn answer(
     }
 }
 
-/// Whom an authority means, and the port; 80 for a URL that names none.
-fn destination(shared: &Shared, authority: &Authority) -> Result<Destination, Refusal> {
-    let host = authority.host();
-    if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>()
-        && let Some(agent) = shared.agent(ip)
-    {
-        return Ok(Destination::Address(agent));
-    }
-    shared.destination(host)
-}
-
 /// Makes a tunnel.
 async fn connect(
     shared: &Arc<Shared>,
@@ -129,7 +116,7 @@ async fn connect(
         let hint = "write CONNECT bob.pilot:443 HTTP/1.1";
         return Err(Refusal::new(Cause::Malformed, "CONNECT names no host and port", hint));
     };
-    let to = destination(shared, &target)?;
+    let to = shared.destination(target.host())?;
     let stream = shared.dialer.dial(&to, port).await?;
     let upgrade = hyper::upgrade::on(&mut request);
     shared.spawn(async move {
@@ -160,7 +147,7 @@ async fn forward(
         (None, text) if text == authority.host() || text.ends_with(':') => 80,
         (None, text) => return Err(Refusal::new(Cause::Malformed, format!("{text} has no valid port"), "")),
     };
-    let to = destination(shared, authority)?;
+    let to = shared.destination(authority.host())?;
     let stream = shared.dialer.dial(&to, port).await?;
     let broken = |error: hyper::Error| {
         let why = reason(&error);

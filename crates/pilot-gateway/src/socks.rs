@@ -5,12 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilot_wire::gateway::name::Destination;
 use pilot_wire::gateway::socks::{self, Host, Reply, Request, SocksError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::dial::{Cause, Refusal};
+use crate::dial::Refusal;
 use crate::gateway::{Guest, Shared};
 use crate::relay::{Client, relay};
 
@@ -55,11 +54,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, guest: Guest) {
 async fn open(shared: &Shared, asked: &Request) -> Result<pilot::Stream, Refusal> {
     let to = match &asked.host {
         Host::Name(name) => shared.destination(name)?,
-        Host::Ip(ip) => Destination::Address(shared.agent(*ip).ok_or_else(|| {
-            let message = format!("{ip} is mapped to no agent, and this gateway leads nowhere else");
-            let hint = "let the proxy resolve names (curl: --socks5-hostname or socks5h://), or map the agent";
-            Refusal::new(Cause::Foreign, message, hint)
-        })?),
+        Host::Ip(ip) => shared.destination_of(*ip)?,
     };
     shared.dialer.dial(&to, asked.port).await
 }

@@ -1,8 +1,9 @@
-//! The gateway: raw clients in one process.
+//! The gateway: raw clients in one process, and the real curl and chromium against real processes.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // plays TCP programs, drives real ones
 
 mod control;
 mod doors;
+mod programs;
 mod web;
 
 use std::time::Duration;

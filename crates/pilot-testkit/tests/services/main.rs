@@ -6,6 +6,7 @@ mod mail;
 mod names;
 mod networks;
 mod secure;
+mod signing;
 mod tasks;
 mod with_official;
 
