@@ -222,6 +222,39 @@ async fn scores_take_a_proved_connection_and_stay_in_bounds() {
 }
 
 #[tokio::test]
+async fn a_worker_learns_for_itself_whether_it_may_take_a_task() {
+    let mut peers = Peers::new();
+    let (worker, submitter) = (peers.join(1, 1).await, peers.join(2, 2).await);
+    let ask = |seed: u8, caller: u32, submitter: u32, receiver: u32| {
+        let signature = sign(seed, &format!("authorize_task_submit:{caller}:{submitter}:{receiver}"));
+        json!({"type": "authorize_task_submit", "caller_node_id": caller, "submitter_node_id": submitter,
+            "receiver_node_id": receiver, "signature": signature})
+    };
+    let yes = json!({"type": "authorize_task_submit_ok", "authorized": true});
+    assert_eq!(peers.from(1, ask(1, worker, submitter, worker)).await, yes);
+    peers.from(1, json!({"type": "update_polo_score", "node_id": worker, "delta": 1})).await;
+    assert_eq!(
+        peers.from(1, ask(1, worker, submitter, worker)).await,
+        json!({"type": "authorize_task_submit_ok", "authorized": false,
+            "reason": "polo score too low: submitter=0, receiver=1"})
+    );
+    peers.from(1, json!({"type": "update_polo_score", "node_id": submitter, "delta": 1})).await;
+    assert_eq!(peers.from(1, ask(1, worker, submitter, worker)).await, yes);
+    // In the name of another, and about a node that is not there.
+    assert_eq!(peers.from(66, ask(2, worker, submitter, worker)).await["code"], "signature_failed");
+    assert_eq!(peers.from(66, ask(2, submitter, submitter, worker)).await["code"], "not_participant");
+    assert_eq!(peers.from(1, ask(1, worker, 999, worker)).await["code"], "node_not_found");
+    // As an official daemon of release 1.9.1 sent it, which signed it with this key.
+    let key = "JLc+MdasP93XCr6AmpM8HI+Hh+KrJtO2iYTdEdyLEac=";
+    let official = peers.from(3, json!({"type": "register", "public_key": key, "listen_addr": ":4000"})).await;
+    assert_eq!(official["node_id"], 3);
+    let recorded = json!({"caller_node_id": 3, "receiver_node_id": 3, "submitter_node_id": 2,
+        "type": "authorize_task_submit",
+        "signature": "dIrICdYnkmwUOicOGlFkBFjGno2EYYcdQ3AjnUaPS91KtKOCHdgjJ8qzpP5UX/oo9D5itGtICw/tbN7+ociDDA=="});
+    assert_eq!(peers.from(3, recorded).await, yes);
+}
+
+#[tokio::test]
 async fn a_key_cannot_be_rotated_onto_another_node() {
     let mut peers = Peers::new();
     let (a, b) = (peers.join(1, 1).await, peers.join(2, 2).await);

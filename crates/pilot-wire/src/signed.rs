@@ -65,6 +65,11 @@ pub fn set_task_exec(node: u32) -> String {
     format!("set_task_exec:{node}")
 }
 
+/// `authorize_task_submit:<caller>:<submitter>:<receiver>`, signed by the caller (docs/spec/registry.md, R29).
+pub fn authorize_task(caller: u32, submitter: u32, receiver: u32) -> String {
+    format!("authorize_task_submit:{caller}:{submitter}:{receiver}")
+}
+
 /// `report_trust:<node>:<peer>`
 pub fn report_trust(node: u32, peer: u32) -> String {
     format!("report_trust:{node}:{peer}")

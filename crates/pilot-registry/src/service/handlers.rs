@@ -197,6 +197,17 @@ impl Registry {
                 let score = self.store.lookup(node).await?.polo_score;
                 Ok(Answer::PoloScore { request: "get_polo_score", node, score })
             }
+            Request::AuthorizeTask { caller, submitter, receiver, signature } => {
+                if caller != receiver {
+                    return Err(Refusal::NotParticipant);
+                }
+                let text = signed::authorize_task(caller, submitter, receiver);
+                self.authorize(session, caller, &text, &signature, &PLAIN).await?;
+                let (theirs, own) =
+                    (self.store.lookup(submitter).await?.polo_score, self.store.lookup(receiver).await?.polo_score);
+                let refused = (theirs < own).then(|| format!("polo score too low: submitter={theirs}, receiver={own}"));
+                Ok(Answer::AuthorizeTask { refused })
+            }
             Request::ListNetworks => self.list_networks().await,
             Request::ListNodes { network, .. } => self.list_nodes(session, network).await,
             Request::GetNetworkPolicy { network } => {

@@ -105,6 +105,11 @@ pub enum Answer {
         /// The score.
         score: i64,
     },
+    /// `authorize_task_submit_ok`
+    AuthorizeTask {
+        /// What speaks against it; `None`: the worker may take the task.
+        refused: Option<String>,
+    },
     /// `list_networks_ok`
     ListNetworks(Vec<NetworkEntry>),
     /// `list_nodes_ok`
@@ -485,6 +490,10 @@ impl Answer {
                 .with("node_id", *node)
                 .with("address", backbone(*node))
                 .with("polo_score", *score)
+                .done(),
+            Self::AuthorizeTask { refused } => Builder::new("authorize_task_submit_ok")
+                .with("authorized", refused.is_none())
+                .maybe("reason", refused.clone())
                 .done(),
             Self::ListNetworks(networks) => Builder::new("list_networks_ok")
                 .with("networks", networks.iter().map(NetworkEntry::value).collect::<Vec<_>>())

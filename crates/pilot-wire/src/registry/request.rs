@@ -178,6 +178,17 @@ pub enum Request {
         /// Whose.
         node: u32,
     },
+    /// `authorize_task_submit`: a worker of release 1.9.1 asks whether it may take a task (docs/spec/registry.md, R29).
+    AuthorizeTask {
+        /// Who asks.
+        caller: u32,
+        /// Whose task it is.
+        submitter: u32,
+        /// Who would do it.
+        receiver: u32,
+        /// Of [`crate::signed::authorize_task`].
+        signature: String,
+    },
     /// `list_networks`
     ListNetworks,
     /// `list_nodes`
@@ -324,6 +335,7 @@ impl Request {
             Self::UpdatePoloScore { .. } => "update_polo_score",
             Self::SetPoloScore { .. } => "set_polo_score",
             Self::GetPoloScore { .. } => "get_polo_score",
+            Self::AuthorizeTask { .. } => "authorize_task_submit",
             Self::ListNetworks => "list_networks",
             Self::ListNodes { .. } => "list_nodes",
             Self::JoinNetwork { .. } => "join_network",
@@ -413,6 +425,12 @@ impl Request {
             "update_polo_score" => Self::UpdatePoloScore { node, delta: f.i64("delta") },
             "set_polo_score" => Self::SetPoloScore { node, score: f.i64("polo_score") },
             "get_polo_score" => Self::GetPoloScore { node },
+            "authorize_task_submit" => Self::AuthorizeTask {
+                caller: f.u32("caller_node_id"),
+                submitter: f.u32("submitter_node_id"),
+                receiver: f.u32("receiver_node_id"),
+                signature,
+            },
             "list_networks" => Self::ListNetworks,
             "list_nodes" => Self::ListNodes { network: f.u16("network_id"), admin_token: f.string("admin_token") },
             "join_network" => {
@@ -499,6 +517,11 @@ impl Request {
             }
             Self::UpdatePoloScore { node, delta } => b.with("node_id", *node).maybe("delta", *delta),
             Self::SetPoloScore { node, score } => b.with("node_id", *node).maybe("polo_score", *score),
+            Self::AuthorizeTask { caller, submitter, receiver, signature } => b
+                .with("caller_node_id", *caller)
+                .with("submitter_node_id", *submitter)
+                .with("receiver_node_id", *receiver)
+                .text("signature", signature),
             Self::ListNodes { network, admin_token } => b.with("network_id", *network).text("admin_token", admin_token),
             Self::JoinNetwork { node, network, token, signature } => {
                 b.with("node_id", *node).with("network_id", *network).text("token", token).text("signature", signature)

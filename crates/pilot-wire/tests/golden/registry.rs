@@ -196,6 +196,21 @@ fn signed_texts_are_as_recorded() {
 }
 
 #[test]
+fn the_question_of_a_worker_of_release_1_9_1_is_read_as_it_was_sent() {
+    let sent = br#"{"caller_node_id":3,"receiver_node_id":3,"signature":"dIrICdYnkmwUOicOGlFkBFjGno2EYYcdQ3AjnUaPS91KtKOCHdgjJ8qzpP5UX/oo9D5itGtICw/tbN7+ociDDA==","submitter_node_id":2,"type":"authorize_task_submit"}"#;
+    let request = Request::parse(sent).unwrap();
+    assert!(matches!(request, Request::AuthorizeTask { caller: 3, submitter: 2, receiver: 3, .. }), "{request:?}");
+    assert_eq!(signed::authorize_task(3, 2, 3), "authorize_task_submit:3:2:3");
+    let mut frame = Vec::new();
+    request.emit(&mut frame).unwrap();
+    assert_eq!(&frame[PREFIX_LEN..], sent);
+    let answer = |refused: Option<&str>| Answer::AuthorizeTask { refused: refused.map(str::to_owned) }.to_value();
+    assert_eq!(answer(None), serde_json::json!({"type": "authorize_task_submit_ok", "authorized": true}));
+    assert_eq!(answer(Some("why"))["authorized"], false);
+    assert_eq!(answer(Some("why"))["reason"], "why");
+}
+
+#[test]
 fn traffic_of_three_generations_round_trips() {
     let mut seen = 0;
     for session in rows(&load("drift-registry-sequence"), "sessions") {
