@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -24,6 +25,10 @@ pub(crate) const PARENT_VARIABLE: &str = "_PILOT_PARENT";
 /// Bytes read from the end of a log.
 const LOG_TAIL: u64 = 16 * 1024;
 
+/// What a daemon is called in lists of processes. Newer official tools stop only processes of this name, and take the
+/// PID file of any other for one that was left behind.
+const DAEMON_NAME: &str = "pilot-daemon";
+
 /// This program again, as `command`.
 ///
 /// # Errors
@@ -31,6 +36,9 @@ const LOG_TAIL: u64 = 16 * 1024;
 pub(crate) fn again(command: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
     let program = std::env::current_exe().map_err(|error| CliError::internal(format!("find this program: {error}")))?;
     let mut child = Command::new(program);
+    if command == DAEMON_RUN {
+        child.arg0(DAEMON_NAME);
+    }
     child.arg(command).args(arguments);
     Ok(child)
 }
@@ -95,8 +103,7 @@ pub(crate) async fn is_daemon(pid: i32, socket: &str) -> bool {
     match fs::read(format!("/proc/{pid}/cmdline")) {
         Ok(line) => {
             let line = String::from_utf8_lossy(&line);
-            line.contains(DAEMON_RUN)
-                || line.split('\0').next().is_some_and(|program| program.ends_with("pilot-daemon"))
+            line.contains(DAEMON_RUN) || line.split('\0').next().is_some_and(|program| program.ends_with(DAEMON_NAME))
         }
         Err(_) => !Path::new("/proc/self").exists(),
     }

@@ -99,10 +99,13 @@ fn a_daemon_is_started_asked_and_stopped() {
 #[test]
 fn a_daemon_that_dies_at_once_is_noticed_at_once_and_its_words_are_shown() {
     let place = Place::new();
-    let run = place.run(&["daemon", "start", "--listen", "nonsense"]);
-    assert_eq!(run.code, 1);
-    assert!(run.stderr.contains("ended at once") && run.stderr.contains("nonsense"), "{}", run.stderr);
-    assert!(!exists(&place.home().join(".pilot/pilot.pid")));
+    // At every level of the log (06 §24.19).
+    for level in ["debug", "error"] {
+        let run = place.run(&["daemon", "start", "--listen", "nonsense", "--log-level", level]);
+        assert_eq!(run.code, 1);
+        assert!(run.stderr.contains("ended at once") && run.stderr.contains("nonsense"), "{}", run.stderr);
+        assert!(!exists(&place.home().join(".pilot/pilot.pid")));
+    }
 }
 
 #[test]
@@ -165,6 +168,14 @@ fn messages_pass_between_two_daemons_from_the_command_line() {
     support::eventually("both trust", || {
         [&alice, &bob].iter().all(|place| !ok(place, &["trust"])["trusted"].as_array().unwrap().is_empty())
     });
+    for name in ["trust.json", "identity.key", "node-state.json"] {
+        assert_eq!(mode(&bob.home().join(".pilot").join(name)), 0o600, "{name}");
+    }
+    // Newer official tools take a PID file for a stale one when it names a process of another name.
+    let pid = std::fs::read_to_string(alice.home().join(".pilot/pilot.pid")).unwrap();
+    if let Ok(line) = std::fs::read_to_string(format!("/proc/{pid}/cmdline")) {
+        assert_eq!(line.split('\0').next(), Some("pilot-daemon"));
+    }
     let ping = ok(&alice, &["ping", "bob", "--count", "2"]);
     assert!(
         ping["results"].as_array().unwrap().iter().all(|probe| probe["rtt_ms"].is_number() && probe["bytes"] == 6),
