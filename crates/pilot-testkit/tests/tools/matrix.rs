@@ -1,7 +1,7 @@
 //! Every command of every tool: the official ones drive our daemon, ours drives the official daemons. For each release there
 //! is one pair of daemons, ours and theirs, who are each other's peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ struct Ended {
 
 /// By tool, daemon and row.
 type Table = BTreeMap<(String, String, &'static str), Ended>;
+/// Release and command.
+type Commands = BTreeSet<(String, String)>;
 
 #[test]
 fn every_tool_drives_every_daemon() {
@@ -44,26 +46,28 @@ fn every_tool_drives_every_daemon() {
             Agent::start(&ours(), &options.public()).expect("daemon")
         };
         let guests = [guest("asking"), guest("asked")];
-        let table = Mutex::new(Table::new());
+        let found = Mutex::new((Table::new(), Commands::new()));
         let left = Mutex::new(releases.clone());
         std::thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
                 scope.spawn(|| {
                     // Taken in a statement of its own, so that the lock is not held while the pair runs.
                     while let Some(release) = { left.lock().expect("no panic holds it").pop() } {
-                        let ended = pair(release, &rendezvous, &guests, &only);
-                        table.lock().expect("no panic holds it").extend(ended);
+                        let (ended, commands) = pair(release, &rendezvous, &guests, &only);
+                        let mut found = found.lock().expect("no panic holds it");
+                        found.0.extend(ended);
+                        found.1.extend(commands);
                     }
                 });
             }
         });
-        let table = table.into_inner().expect("no panic holds it");
-        judge(&table, &releases, only.is_empty());
+        let (table, commands) = found.into_inner().expect("no panic holds it");
+        judge(&table, &commands, &releases, only.is_empty());
     });
 }
 
 /// One release: both daemons, then every row from either side.
-fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent; 2], only: &str) -> Table {
+fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent; 2], only: &str) -> (Table, Commands) {
     let official = Official::obtain(release).expect("release").release();
     let digits: String = release.chars().map(|c| if c == '.' { '-' } else { c }).collect();
     let start = |programs: &_, name: &str| {
@@ -81,6 +85,7 @@ fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent;
         Side { tool: release, daemon: "ours", me: &ours, peer: &theirs, asking, asked },
         Side { tool: "ours", daemon: release, me: &theirs, peer: &ours, asking, asked },
     ];
+    let commands = commands(&ours).into_iter().map(|command| (release.to_owned(), command)).collect();
     let mut ended = Table::new();
     let began = Instant::now();
     let error = make_trust(&ours, &theirs, TRUST_LIMIT).err().map(|error| format!("{error:#}"));
@@ -94,11 +99,23 @@ fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent;
             ended.insert(key, Ended { error, took: began.elapsed() });
         }
     }
-    ended
+    (ended, commands)
+}
+
+/// Every command that the tool of an agent tells of.
+fn commands(agent: &Agent) -> Vec<String> {
+    let context = agent.ctl(&["context"]).expect("context");
+    let [plain, extras, gateway] = ["/commands", "/extras/commands", "/pilot_gateway/commands"]
+        .map(|path| context.pointer(path).and_then(|commands| commands.as_object()));
+    let names = |commands: Option<&serde_json::Map<String, serde_json::Value>>, prefix: &str| {
+        commands.into_iter().flatten().map(|(name, _)| format!("{prefix}{name}")).collect::<Vec<_>>()
+    };
+    assert!(plain.is_some_and(|commands| commands.len() > 20), "{context}");
+    [names(plain, ""), names(extras, ""), names(gateway, "gateway ")].concat()
 }
 
 /// Prints the table (times are those of each row, setting up included), and fails when something failed that must not, or worked that was said to fail.
-fn judge(table: &Table, releases: &[&str], complete: bool) {
+fn judge(table: &Table, commands: &Commands, releases: &[&str], complete: bool) {
     let allowed = Allowed::read();
     let mut columns: Vec<(&str, &str)> = releases.iter().map(|release| (*release, "ours")).collect();
     columns.extend(releases.iter().map(|release| ("ours", *release)));
@@ -139,6 +156,15 @@ fn judge(table: &Table, releases: &[&str], complete: bool) {
         wrong.extend(
             allowed.unknown(ran).into_iter().map(|entry| format!("allowed.md names what did not run: {entry}")),
         );
+    }
+    // The tasks are missing in the contexts of the tools that have them, and have rows all the same.
+    let shown = |tool: &str, command: &str| {
+        ROWS.iter().any(|row| {
+            row.has(tool) && row.name.strip_prefix(command).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        })
+    };
+    if complete {
+        wrong.extend(allowed.gaps(commands, shown));
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
