@@ -5,6 +5,7 @@ mod common;
 
 mod ext_client;
 mod extension;
+mod extension_calls;
 mod newer;
 mod placement;
 mod server;
