@@ -13,6 +13,9 @@
 //! daemon     the program: flags, logs, signals
 //! ```
 
+#[cfg(test)]
+#[path = "../../pilot-testkit/tests/support/compatibility.rs"]
+mod compatibility;
 pub mod config;
 pub mod daemon;
 mod directory;

@@ -204,3 +204,29 @@ async fn the_echo_service_survives_full_buffers_and_loses_nothing() {
     assert!(back == all);
     writing.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_trickles_into_the_handshake_port_holds_up_nobody_and_is_let_go() {
+    let net = Net::new().await;
+    let (a, b, stranger) = (net.node().await, net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    // A segment for each byte, never a whole message, and the stream stays open: 520 of them blocked a daemon (05 §15.14).
+    let mut trickle = patient(stranger.node.dial(b.at(444))).await.unwrap();
+    trickle.write_all(b"{").await.unwrap();
+    for _ in 0..1100 {
+        // On a slow machine it may have been let go already.
+        if trickle.write_all(b" ").await.is_err() || trickle.flush().await.is_err() {
+            break;
+        }
+    }
+    let mut stream = patient(a.node.dial(b.at(7))).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let mut buf = [0; 4];
+    patient(stream.read_exact(&mut buf)).await.unwrap();
+    // Others ask for trust meanwhile.
+    let c = net.node().await;
+    befriend(&c, &b).await;
+    let mut rest = Vec::new();
+    let _ = patient(trickle.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty() && !b.node.trust().is_trusted(stranger.id()));
+}

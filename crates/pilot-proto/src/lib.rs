@@ -1,4 +1,7 @@
 //! See `ARCHITECTURE.md`.
+#[cfg(test)]
+#[path = "../../pilot-testkit/tests/support/compatibility.rs"]
+mod compatibility;
 pub mod crypto;
 pub mod directory;
 pub mod endpoint;

@@ -12,6 +12,9 @@ use std::time::Duration;
 use pilot_wire::SocketAddress;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(test)]
+#[path = "../../pilot-testkit/tests/support/compatibility.rs"]
+mod compatibility;
 pub mod dataexchange;
 pub mod echo;
 pub mod events;

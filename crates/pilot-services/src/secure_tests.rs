@@ -172,6 +172,10 @@ async fn much_data_flows_both_ways_in_each_form() {
 #[tokio::test(start_paused = true)]
 async fn replayed_reflected_reordered_and_changed_records_end_the_channel() {
     let file = load(FEBRUARY);
+    // The reference takes both.
+    let taken = ["replay_to_receiver", "reflection_to_sender"];
+    assert!(taken.iter().all(|case| file[*case].is_object()));
+    crate::compatibility::check("services-secure", taken);
     let rows = file["messages"].as_array().unwrap();
     let wire = |i: usize| bytes(&rows[i]["wire_hex"]);
     let mut changed = wire(0);
@@ -255,4 +259,19 @@ async fn who_cannot_prove_who_it_is_gets_no_channel() {
     let (_far, near) = duplex(64);
     let error = SecureStream::accept(near, &[2; 32], None, None).await.err().unwrap();
     assert_eq!(error.code(), "secure_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_length_takes_no_memory() {
+    let (mut far, near) = duplex(1 << 16);
+    far.write_all(&bytes(&load(FEBRUARY)["client_hello_hex"])).await.unwrap();
+    let mut server = SecureStream::accept(near, &[2; 32], None, None).await.unwrap();
+    far.write_all(&(16u32 << 20).to_be_bytes()).await.unwrap();
+    far.write_all(&[0; 100]).await.unwrap();
+    let mut got = [0; 16];
+    let waiting = tokio::time::timeout(std::time::Duration::from_secs(1), server.read(&mut got)).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+    assert!(server.incoming.capacity() < 1 << 17, "{}", server.incoming.capacity());
+    drop(far);
+    assert_eq!(server.read(&mut got).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }

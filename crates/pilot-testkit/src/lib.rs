@@ -1,6 +1,8 @@
 //! Networks to test Pilot on, and the peers that are not ours. See `ARCHITECTURE.md`.
 
 pub mod agent;
+#[cfg(test)]
+mod compatibility;
 pub mod isolate;
 pub mod lab;
 pub mod official;

@@ -10,6 +10,9 @@ const ROWS: &str = include_str!("weaknesses/rows.txt");
 /// How the answer of a row begins that has no test because the weakness has no place here.
 const NOWHERE: &str = "Cannot apply";
 
+/// Rows about parts that are not there yet: the gateway, and the libraries for C and Python.
+const OPEN: [&str; 6] = ["05-42", "05-43", "05-44", "06-31", "06-32", "06-38"];
+
 /// The rows of the list: id and title.
 fn listed(rows: &str) -> Vec<(&str, &str)> {
     rows.lines().filter_map(|line| line.split_once(' ')).collect()
@@ -99,10 +102,12 @@ fn the_list_names_each_row_once() {
     assert_eq!(listed.len(), ROWS.lines().count());
     let ids: BTreeSet<&str> = listed.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids.len(), listed.len());
-    // The tables' lengths: 01 §25, 02 §29, 03 §16, and 07 §16 with §18.
-    for (part, rows) in [("01-W", 37), ("02-", 39), ("03-", 22), ("07-", 58 + 23)] {
-        assert_eq!(ids.iter().filter(|id| id.starts_with(part)).count(), rows, "{part}");
+    // The tables' lengths: 01 §25, 02 §29, 03 §16, 05 §15, 06 §24, and 07 §16 with §18.
+    for (part, rows) in [("01-W", 37), ("02-", 39), ("03-", 22), ("05-", 54), ("06-", 38), ("07-", 58 + 23)] {
+        let left_out = OPEN.iter().filter(|id| id.starts_with(part)).count();
+        assert_eq!(ids.iter().filter(|id| id.starts_with(part)).count(), rows - left_out, "{part}");
     }
+    assert_eq!(OPEN.iter().find(|id| ids.contains(*id)), None, "answered, and still called open");
 }
 
 #[test]

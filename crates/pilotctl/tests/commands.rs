@@ -269,3 +269,34 @@ fn only_a_node_itself_replaces_its_key() {
     let failure = error(&nobody.run(&["--json", "rotate-key", "1", "me"]));
     assert_eq!(failure["code"], "not_found", "{failure}");
 }
+
+#[test]
+fn a_silent_peer_ends_no_command_later_than_its_deadline() {
+    let usual = february(|_| None);
+    // Streams open, and nothing ever comes back on them.
+    let silent: Arc<Handler> = Arc::new(move |request, answer| {
+        if !matches!(request, Request::Send { .. }) {
+            usual(request, answer);
+        }
+    });
+    for words in [
+        &["ping", "bob", "--count", "1"][..],
+        &["traceroute", "bob"],
+        &["bench", "bob", "1"],
+        &["connect", "bob", "3100", "--message", "x"],
+        &["send", "bob", "3100", "--data", "x"],
+        &["recv", "3000"],
+        &["listen", "9000"],
+    ] {
+        let (done, ended) = std::sync::mpsc::channel();
+        let silent = Arc::clone(&silent);
+        std::thread::spawn(move || {
+            let place = Place::new();
+            serve(&place, silent);
+            let _ = done.send(place.run(&[words, &["--timeout", "300ms"]].concat()));
+        });
+        // Without a deadline none of them ever ends.
+        let run = ended.recv_timeout(std::time::Duration::from_secs(60));
+        assert!(run.is_ok(), "{words:?} waits for ever");
+    }
+}

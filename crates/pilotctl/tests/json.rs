@@ -3,7 +3,11 @@
 
 #![allow(clippy::disallowed_methods)]
 
+#[path = "../../pilot-testkit/tests/support/compatibility.rs"]
+mod compatibility;
 mod support;
+
+use std::collections::BTreeSet;
 
 use pilot_wire::json as pilot_json;
 use serde_json::Value;
@@ -75,13 +79,16 @@ fn usage_and_no_daemon_errors_are_those_of_the_official_tool() {
     let known = commands();
     let place = Place::new();
     let mut checked = 0;
+    let mut different = BTreeSet::new();
     for case in cases(include_str!("vectors/cli-json-errors.json")) {
         let words = argv(&case, &place);
         let first = words.get(1).map_or("", String::as_str);
         if !known.contains(first) && first != "nosuch" && !first.is_empty() {
             continue;
         }
-        if case["group"] == "usage" && FIXED.contains(&case["name"].as_str().unwrap()) {
+        let name = case["name"].as_str().unwrap().to_owned();
+        if case["group"] == "usage" && FIXED.contains(&name.as_str()) {
+            different.insert(name);
             continue;
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -98,6 +105,7 @@ fn usage_and_no_daemon_errors_are_those_of_the_official_tool() {
         checked += 1;
     }
     assert!(checked >= 35, "only {checked} cases");
+    compatibility::check("cli-json-errors", different);
 }
 
 /// How recordings write the time in a file's name.
@@ -138,6 +146,7 @@ fn matches(got: &Value, expected: &Value, place: &Place) -> bool {
 fn results_are_those_of_the_official_tool() {
     let known = commands();
     let mut checked = 0;
+    let mut different = BTreeSet::new();
     for case in cases(include_str!("vectors/cli-json-commands.json")) {
         let name = case["name"].as_str().unwrap().to_owned();
         let group = case["group"].as_str().unwrap();
@@ -156,6 +165,9 @@ fn results_are_those_of_the_official_tool() {
                     | "info (with connection)"
                     | "connections"
             );
+        if FIXED.contains(&name.as_str()) {
+            different.insert(name.clone());
+        }
         // Events and tasks need a peer; see services.rs.
         let peer = matches!(first.as_str(), "subscribe" | "publish" | "task") && case["node"] != "n";
         if !known.contains(&first) || elsewhere || peer || !case["exit_code"].is_i64() {
@@ -184,6 +196,7 @@ fn results_are_those_of_the_official_tool() {
         if let Some((_, message)) = MISTAKES.iter().find(|(mistake, _)| *mistake == name) {
             let error: Value = serde_json::from_str(&run.stderr).unwrap();
             assert_eq!((error["code"].as_str(), error["message"].as_str()), (Some("invalid_argument"), Some(*message)));
+            different.insert(name);
             checked += 1;
             continue;
         }
@@ -196,6 +209,7 @@ fn results_are_those_of_the_official_tool() {
             for key in ["sent", "response"] {
                 expected["data"][key] = "line1\nline2\n".into();
             }
+            different.insert(name.clone());
         }
         assert_eq!(silent, "", "{name}");
         let got = pilot_json::parse(printed.as_bytes()).unwrap_or_else(|_| panic!("{name}: {printed:?}"));
@@ -204,6 +218,8 @@ fn results_are_those_of_the_official_tool() {
         checked += 1;
     }
     assert!(checked >= 60, "only {checked} cases");
+    compatibility::check("cli-json-commands", different);
+    compatibility::check("added keys", ADDED.iter().copied());
 }
 
 /// Files that earlier cases of the recording have left.
@@ -236,6 +252,7 @@ fn the_manifest_describes_the_commands_as_the_official_one_does() {
         }
     }
     let mut checked = 0;
+    let mut different = BTreeSet::new();
     for (name, command) in expected["commands"].as_object().unwrap() {
         let Some(ours) = got["commands"].get(name) else { continue };
         // The official manifest leaves out that `handshake` takes an address, too; and without a daemon, `rotate-key`
@@ -243,6 +260,9 @@ fn the_manifest_describes_the_commands_as_the_official_one_does() {
         let args =
             here(&command["args"].to_string(), &place).replace("<node_id|hostname>", "<node_id|address|hostname>");
         let args = if name == "rotate-key" { r#"["[node_id]","[owner]"]"#.to_owned() } else { args };
+        if args != here(&command["args"].to_string(), &place) {
+            different.insert(name.clone());
+        }
         let mut ours = ours["args"].as_array().unwrap().iter();
         for arg in serde_json::from_str::<Value>(&args).unwrap().as_array().unwrap() {
             // What ours has besides can be left out.
@@ -256,4 +276,29 @@ fn the_manifest_describes_the_commands_as_the_official_one_does() {
         checked += 1;
     }
     assert!(checked >= 32, "only {checked} commands");
+    compatibility::check("cli-context", different);
+}
+
+#[test]
+fn files_are_those_of_the_official_tool() {
+    let file: Value = serde_json::from_str(include_str!("vectors/cli-files.json")).unwrap();
+    let recorded = |path: &str| {
+        let mut files = file["files"].as_array().unwrap().iter();
+        files.find(|file| file["path"] == path).unwrap_or_else(|| panic!("no {path}")).clone()
+    };
+    let place = Place::new();
+    let socket = place.socket().display().to_string();
+    let init =
+        ["init", "--registry", "127.0.0.1:9000", "--beacon", "127.0.0.1:9001", "--hostname", "alice", "--socket"];
+    assert_eq!(place.run(&[&init[..], &[&socket]].concat()).code, 0);
+    let config = std::fs::read_to_string(place.home().join(".pilot/config.json")).unwrap();
+    let expected = recorded("config.json")["text"].as_str().unwrap().replace("<SOCKET_A>", &socket);
+    assert_eq!(config, expected);
+    // What February leaves readable to everybody is the owner's alone; tests of the daemon look at the modes.
+    let open = file["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|file| file["mode"].as_str().is_some_and(|mode| !mode.starts_with("0600")));
+    compatibility::check("cli-files", open.map(|file| file["path"].as_str().unwrap()));
 }

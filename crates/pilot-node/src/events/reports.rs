@@ -179,12 +179,24 @@ mod tests {
         }
         drop(bus);
         let official = official();
+        // The same events, seen by another recorder.
+        let samples: Value =
+            serde_json::from_str(include_str!("../../tests/vectors/cli-webhook-samples.json")).unwrap();
+        let mut sampled = 0;
+        let mut longer = std::collections::BTreeSet::new();
         let mut names = Vec::new();
         while let Some(event) = stream.next().await.unwrap() {
             let sample = official.get(event.name).unwrap_or_else(|| panic!("{} is no official event", event.name));
             for (key, value) in sample.as_object().unwrap() {
                 let ours = event.data.get(key).unwrap_or_else(|| panic!("{}: no {key}", event.name));
                 assert_eq!(std::mem::discriminant(ours), std::mem::discriminant(value), "{}: {key}", event.name);
+            }
+            if event.data.len() > sample.as_object().unwrap().len() {
+                longer.insert(event.name);
+            }
+            if let Some(data) = samples["samples"][event.name]["data"].as_object() {
+                assert!(data.keys().all(|key| event.data.contains_key(key)), "{}: {data:?}", event.name);
+                sampled += 1;
             }
             names.push(event.name);
         }
@@ -202,6 +214,8 @@ mod tests {
             "security.syn_rate_limited",
         ];
         assert_eq!(names, expected);
+        assert_eq!(sampled, 5);
+        crate::compatibility::check("services-webhook", longer);
     }
 
     #[test]

@@ -62,6 +62,25 @@ mod tests {
         }
     }
 
+    /// Another recording, with the values that change from run to run left out.
+    #[test]
+    fn bodies_have_the_recorded_keys_in_the_recorded_order() {
+        let file: Value = serde_json::from_str(include_str!("../../tests/vectors/cli-webhook-samples.json")).unwrap();
+        let samples = file["samples"].as_object().unwrap();
+        assert_eq!(samples.len(), 8);
+        for (name, sample) in samples {
+            let name: &'static str = Box::leak(name.clone().into_boxed_str());
+            let node = u32::try_from(sample["node_id"].as_u64().unwrap()).unwrap();
+            let ours =
+                String::from_utf8(json(&event(name, 1_772_186_000_120_000_000, sample["data"].clone()), node)).unwrap();
+            let data = pilot_wire::json::to_string(&sample["data"]);
+            let expected = format!(
+                "{{\"event\":\"{name}\",\"node_id\":{node},\"timestamp\":\"2026-02-27T09:53:20.12Z\",\"data\":{data}}}"
+            );
+            assert_eq!(ours, expected);
+        }
+    }
+
     #[test]
     fn a_whole_second_has_no_fraction() {
         assert_eq!(timestamp(Duration::from_secs(1_772_186_000)), "2026-02-27T09:53:20Z");

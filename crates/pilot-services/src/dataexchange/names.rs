@@ -61,6 +61,7 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/vectors/services-dataexchange.json")).unwrap();
         let rows = file["received_file_names"].as_array().unwrap();
         let mut same = 0;
+        let mut different = Vec::new();
         for row in rows {
             let sent = row["received_filename"].as_str().unwrap();
             let ours = name(sent.as_bytes());
@@ -79,7 +80,11 @@ mod tests {
                     same += 1;
                 }
             }
+            if ours != theirs {
+                different.push(sent.escape_default().to_string());
+            }
         }
+        crate::compatibility::check("services-dataexchange names", different);
         assert!(same >= 7, "{same}");
     }
 

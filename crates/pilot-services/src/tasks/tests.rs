@@ -533,3 +533,25 @@ async fn agents_hear_of_their_tasks() {
     let heard = loud.0.lock().clone();
     assert_eq!(heard, ["task.received", "task.status", "task.completed", "task.status"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_stops_half_way_ends_in_time_and_leaves_nothing() {
+    let (alice, bob, net) = pair(11);
+    let member = Member { net, node: alice.id, env: alice.env.clone() };
+    let body = Submit {
+        task_id: "half".into(),
+        description: "x".into(),
+        from: alice.address().to_string(),
+        to: bob.address().to_string(),
+    }
+    .emit();
+    let frame = Frame { kind: kind::SUBMIT, body: &body }.emit().unwrap();
+    for sent in [4, 8, frame.len() - 1] {
+        let mut stream = member.dial(SocketAddress::new(bob.address(), PORT)).await.unwrap();
+        stream.write_all(&frame[..sent]).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok() && rest.is_empty(), "after {sent} bytes: {ended:?}, {rest:?}");
+    }
+    assert!(bob.tasks.list(Side::Received).await.unwrap().is_empty());
+}

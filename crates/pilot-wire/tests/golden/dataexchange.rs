@@ -94,6 +94,33 @@ fn messages_on_disk_are_those_of_february() {
 }
 
 #[test]
+fn messages_on_disk_are_those_of_another_recording() {
+    let file = load("cli-files");
+    let mut seen = 0;
+    for row in rows(&file, "files").iter().filter(|row| text(row, "path").starts_with("inbox/")) {
+        let expected = text(row, "text").replace("<rfc3339>", "2026-02-27T10:11:12Z");
+        let (kind, payload): (_, &[u8]) = match text(row, "path").starts_with("inbox/TEXT") {
+            true => (MessageType::Text, b"hello bob"),
+            false => (MessageType::Binary, b"\xff\xfeA"),
+        };
+        let record = Record {
+            kind,
+            from: "0:0000.0000.0001".to_owned(),
+            payload: payload.to_vec(),
+            received_at: std::time::Duration::from_secs(1_772_187_072),
+            message_id: None,
+            reply_to: None,
+            wants_receipt: false,
+        };
+        let written = String::from_utf8(record.emit(InboxFormat::February)).unwrap();
+        let lossless = format!(",\"data_b64\":\"{}\"", pilot_wire::base64::encode(payload));
+        assert_eq!(written.replace(&lossless, ""), expected.replace("\\ufffd", "\u{fffd}"));
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
+
+#[test]
 fn messages_on_disk_are_those_of_newer_daemons() {
     let file = load("drift-dataexchange");
     let files = file["inbox_files_1_18_0"].as_object().unwrap();

@@ -43,6 +43,7 @@ fn load(name: &str) -> Value {
         ("drift-secure-channel", include_str!("../vectors/drift-secure-channel.json")),
         ("registry-nameserver", include_str!("../vectors/registry-nameserver.json")),
         ("services-task", include_str!("../vectors/services-task.json")),
+        ("cli-files", include_str!("../vectors/cli-files.json")),
         ("services-handshake", include_str!("../vectors/services-handshake.json")),
         ("drift-registry-binary", include_str!("../vectors/drift-registry-binary.json")),
         ("drift-registry-sequence", include_str!("../vectors/drift-registry-sequence.json")),

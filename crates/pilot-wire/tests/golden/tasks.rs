@@ -37,6 +37,17 @@ fn files_parse_and_re_encode_to_the_same_text() {
         assert_eq!(String::from_utf8(task.emit()).unwrap(), text(row, "file_utf8"));
         assert!(task.status().is_some() && task.created_ms() > 0);
     }
+    let file = load("cli-files");
+    let tasks =
+        rows(&file, "files").iter().filter(|row| text(row, "path").starts_with("tasks/") && row["text"].is_string());
+    let texts: Vec<String> = tasks
+        .map(|row| text(row, "text").replace("<rfc3339>", "2026-02-27T10:11:12Z").replace("<task_id>", "a-1"))
+        .collect();
+    assert_eq!(texts.len(), 3);
+    for text in texts {
+        let task = TaskFile::parse(text.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(task.emit()).unwrap(), text);
+    }
 }
 
 #[test]
