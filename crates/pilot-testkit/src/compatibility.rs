@@ -5,9 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Recordings of services and of the command line. Those of the gateway and of the libraries for C and Python come with
-/// these parts.
-const RECORDINGS: [&str; 16] = [
+/// Recordings of services and of the command line. Those of the libraries for C and Python come with these parts.
+const RECORDINGS: [&str; 17] = [
     "cli-context",
     "cli-files",
     "cli-human-output",
@@ -19,6 +18,7 @@ const RECORDINGS: [&str; 16] = [
     "drift-secure-channel",
     "services-dataexchange",
     "services-eventstream",
+    "services-gateway",
     "services-handshake",
     "services-polo",
     "services-secure",
