@@ -266,7 +266,8 @@ fn a_hook_is_run_for_each_message_with_its_particulars() {
         let (hook, told) = (place.path().join("hook"), place.path().join("told"));
         // What a peer chooses reaches the program as data, never as words of a shell.
         let script = format!(
-            "#!/bin/sh\n{{ printf '%s|%s|%s|%s|' \"$PILOT_EVENT\" \"$PILOT_TYPE\" \"$PILOT_BYTES\" \"$PILOT_MESSAGE_ID\"; cat; echo; }} >>'{}'\n",
+            "#!/bin/sh\ntext=$(cat)\n\
+             printf '%s|%s|%s|%s|%s\\n' \"$PILOT_EVENT\" \"$PILOT_TYPE\" \"$PILOT_BYTES\" \"$PILOT_MESSAGE_ID\" \"$text\" >>'{}'\n",
             told.display()
         );
         std::fs::write(&hook, script).expect("hook");

@@ -2,6 +2,7 @@
 //! work.
 
 mod basics;
+mod networks;
 mod processes;
 mod services;
 mod tasks;
@@ -143,6 +144,14 @@ pub(crate) const ROWS: &[Row] = &[
     row("sign-request", Tools::OfficialFrom("1.13.11"), basics::sign_request),
     row("verify-request", Tools::OfficialFrom("1.13.11"), basics::verify_request),
     row("verify", Tools::OfficialFrom("1.13.11"), basics::verify),
+    row("network list", Tools::All, networks::list),
+    row("network join", Tools::All, networks::join),
+    row("network members", Tools::All, networks::members),
+    row("network invite", Tools::All, networks::invite),
+    row("network leave", Tools::All, networks::leave),
+    row("network invites", Tools::All, networks::invites),
+    row("network reject", Tools::All, networks::reject),
+    row("network accept", Tools::All, networks::accept),
     row("peers", Tools::All, basics::peers),
     row("prefer-direct", Tools::From("1.13.11"), basics::prefer_direct),
     row("connections", Tools::All, basics::connections),
