@@ -98,7 +98,15 @@ impl RendezvousProcess {
 
     /// Starts it on loopback and waits until it accepts.
     pub fn start() -> Result<Self> {
-        let this = Self::start_at(IpAddr::from([127, 0, 0, 1]), None, |_| {})?;
+        Self::start_with(&[])
+    }
+
+    /// The same with further flags.
+    pub fn start_with(flags: &[&str]) -> Result<Self> {
+        let place = |command: &mut Command| {
+            command.args(flags);
+        };
+        let this = Self::start_at(IpAddr::from([127, 0, 0, 1]), None, place)?;
         this.wait_ready()?;
         Ok(this)
     }

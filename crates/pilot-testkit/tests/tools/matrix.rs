@@ -12,7 +12,7 @@ use pilot_testkit::official::{Official, RELEASES, need_all};
 use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 
 use super::allowed::Allowed;
-use super::rows::{ROWS, Side};
+use super::rows::{ADMIN_TOKEN, ROWS, Side};
 
 /// Long enough for one heartbeat of an official daemon (65 s), at which it fetches what waits for it.
 const TRUST_LIMIT: Duration = Duration::from_secs(90);
@@ -40,7 +40,9 @@ fn every_tool_drives_every_daemon() {
             true => vec![RELEASES.iter().find(|release| **release == only).expect("just found")],
             false => RELEASES.to_vec(),
         };
-        let rendezvous = RendezvousProcess::start().expect("rendezvous");
+        // Networks may be made by everybody, as without an administrator.
+        let flags = ["-admin-token", ADMIN_TOKEN, "-network-creation", "anyone"];
+        let rendezvous = RendezvousProcess::start_with(&flags).expect("rendezvous");
         let guest = |name: &str| {
             let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), name);
             Agent::start(&ours(), &options.public()).expect("daemon")
@@ -70,9 +72,8 @@ fn every_tool_drives_every_daemon() {
 fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent; 2], only: &str) -> (Table, Commands) {
     let official = Official::obtain(release).expect("release").release();
     let digits: String = release.chars().map(|c| if c == '.' { '-' } else { c }).collect();
-    let start = |programs: &_, name: &str| {
-        let options = AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), &format!("{name}-{digits}"));
-        Agent::start(programs, &options.public()).expect("daemon")
+    let options = |name: &str| {
+        AgentOptions::new(rendezvous.registry(), rendezvous.beacon(), &format!("{name}-{digits}")).public()
     };
     let mut our_daemon = ours();
     our_daemon.ctl.clone_from(&official.ctl);
@@ -80,7 +81,10 @@ fn pair(release: &str, rendezvous: &RendezvousProcess, [asking, asked]: &[Agent;
     let mut their_daemon = official;
     their_daemon.ctl = ours().ctl;
     their_daemon.label = format!("{release} under our pilotctl");
-    let (ours, theirs) = (start(&our_daemon, "ours"), start(&their_daemon, "theirs"));
+    let ours = Agent::start(&our_daemon, &options("ours")).expect("daemon");
+    // An official daemon broadcasts for the administrator only.
+    let by_admin = options("theirs").flag("-admin-token").flag(ADMIN_TOKEN);
+    let theirs = Agent::start(&their_daemon, &by_admin).expect("daemon");
     let sides = [
         Side { tool: release, daemon: "ours", me: &ours, peer: &theirs, asking, asked },
         Side { tool: "ours", daemon: release, me: &theirs, peer: &ours, asking, asked },

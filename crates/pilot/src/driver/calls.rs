@@ -201,8 +201,8 @@ impl Driver {
     }
 
     /// Sends a datagram to every member of a network, through an official daemon that wants the registry's admin token;
-    /// daemons from 1.9.1 on. Says nothing of the single members: [`Pilot::broadcast`](crate::Pilot::broadcast) does, with
-    /// daemons of ours.
+    /// daemons from 1.9.1 on. An empty object, as they say nothing of the single members:
+    /// [`Pilot::broadcast`](crate::Pilot::broadcast) does, with daemons of ours.
     ///
     /// ```no_run
     /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
@@ -220,7 +220,14 @@ impl Driver {
         admin_token: &str,
     ) -> Result<Value, Error> {
         let request = Request::Broadcast { network, port, token: admin_token.as_bytes(), data };
-        self.json("broadcast", Repeat::Never, &request).await
+        let link = self.core.session("broadcast").await?;
+        match link.request("broadcast", &request).await? {
+            Reply::Json(text) if !text.is_empty() => {
+                json::parse(&text).map_err(|why| Error::Unmarshal { op: "broadcast", why: why.to_string() })
+            }
+            // Official daemons answer with nothing.
+            _ => Ok(Value::Object(serde_json::Map::new())),
+        }
     }
 
     /// Asks the daemon to reach a node directly rather than through the relay; daemons from 1.12.8 on.

@@ -2,7 +2,9 @@
 //! work.
 
 mod basics;
+mod gateways;
 mod networks;
+mod owners;
 mod processes;
 mod services;
 mod tasks;
@@ -23,6 +25,9 @@ const QUICK: Duration = Duration::from_secs(20);
 const SLOW: Duration = Duration::from_secs(60);
 /// Trust may come through the registry, where an old daemon looks once a minute.
 const TRUST: Duration = Duration::from_secs(90);
+
+/// The admin token of the registry and of the official daemons.
+pub(crate) const ADMIN_TOKEN: &str = "the-administrator";
 
 /// A tool, the daemon it drives, and the peer to talk with.
 pub(crate) struct Side<'a> {
@@ -141,8 +146,8 @@ pub(crate) const ROWS: &[Row] = &[
     row("task send-results", Tools::Until("1.9.1"), tasks::send_results),
     row("task result", Tools::Only("1.9.1"), tasks::result),
     row("task decline", Tools::Until("1.9.1"), tasks::decline),
-    row("sign-request", Tools::OfficialFrom("1.13.11"), basics::sign_request),
-    row("verify-request", Tools::OfficialFrom("1.13.11"), basics::verify_request),
+    row("sign-request", Tools::From("1.13.11"), basics::sign_request),
+    row("verify-request", Tools::From("1.13.11"), basics::verify_request),
     row("verify", Tools::OfficialFrom("1.13.11"), basics::verify),
     row("network list", Tools::All, networks::list),
     row("network join", Tools::All, networks::join),
@@ -152,6 +157,20 @@ pub(crate) const ROWS: &[Row] = &[
     row("network invites", Tools::All, networks::invites),
     row("network reject", Tools::All, networks::reject),
     row("network accept", Tools::All, networks::accept),
+    row("network create", Tools::All, owners::create),
+    row("network rename", Tools::All, owners::rename),
+    row("network role", Tools::All, owners::role),
+    row("network promote", Tools::All, owners::promote),
+    row("network demote", Tools::All, owners::demote),
+    row("network policy", Tools::All, owners::policy),
+    row("network kick", Tools::All, owners::kick),
+    row("network delete", Tools::All, owners::delete),
+    row("broadcast", Tools::All, networks::broadcast),
+    row("gateway start", Tools::Until("1.9.1"), gateways::start),
+    row("gateway list", Tools::Until("1.9.1"), gateways::list),
+    row("gateway map", Tools::Until("1.9.1"), gateways::map),
+    row("gateway unmap", Tools::Until("1.9.1"), gateways::unmap),
+    row("gateway stop", Tools::Until("1.9.1"), gateways::stop),
     row("peers", Tools::All, basics::peers),
     row("prefer-direct", Tools::From("1.13.11"), basics::prefer_direct),
     row("connections", Tools::All, basics::connections),
@@ -167,8 +186,12 @@ pub(crate) const ROWS: &[Row] = &[
 
 impl Side<'_> {
     fn spawn(&self, args: &[&str]) -> Result<Child> {
-        let args = [&["--json"], args].concat();
-        self.me.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("run pilotctl")
+        self.spawn_with(args, |command| command)
+    }
+
+    fn spawn_with(&self, args: &[&str], more: impl FnOnce(&mut Command) -> &mut Command) -> Result<Child> {
+        let mut command = self.me.command(&[&["--json"], args].concat());
+        more(&mut command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("run pilotctl")
     }
 
     /// The `data` of a command that succeeds.
@@ -178,10 +201,21 @@ impl Side<'_> {
 
     /// The same for a command that newer official tools keep behind `extras`.
     fn extra(&self, limit: Duration, args: &[&str]) -> Result<Value> {
-        match self.tool == "ours" || number(self.tool) >= number("1.9.1") {
-            true => self.ctl(limit, &[&["extras"], args].concat()),
-            false => self.ctl(limit, args),
+        self.ctl(limit, &self.extras(args))
+    }
+
+    /// The words of a command that newer official tools keep behind `extras`.
+    fn extras<'a>(&self, args: &[&'a str]) -> Vec<&'a str> {
+        match self.is_old() {
+            true => args.to_vec(),
+            false => [&["extras"], args].concat(),
         }
+    }
+
+    /// As [`Side::ctl`], by the administrator.
+    fn admin(&self, args: &[&str]) -> Result<Value> {
+        let child = self.spawn_with(args, |command| command.env("PILOT_ADMIN_TOKEN", ADMIN_TOKEN))?;
+        data(args, child, SLOW)
     }
 
     fn flip(&self) -> Side<'_> {

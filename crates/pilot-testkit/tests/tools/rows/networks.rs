@@ -90,3 +90,28 @@ pub(super) fn accept(side: &Side<'_>) -> Result<()> {
     ensure!(is_member(side, id)?, "no member after {answer}");
     side.ctl(QUICK, &["network", "leave", &id.to_string()]).map(drop)
 }
+
+/// To a member that has no trust in this side. Datagrams get lost, and the member may not listen yet.
+pub(super) fn broadcast(side: &Side<'_>) -> Result<()> {
+    let (id, port) = (network(side)?.to_string(), (20_000 + side.me.node() % 10_000).to_string());
+    for member in [side.me, side.asked] {
+        our_tool(member, &["network", "join", &id])?;
+    }
+    let words = side.extras(&["broadcast", &id, "to all", "--port", &port]);
+    let listen = ["--json", "listen", &port, "--count", "1", "--timeout", "50s"];
+    let mut listening = with(side.asked, &ours().ctl, &listen).spawn().context("run our pilotctl")?;
+    while listening.try_wait()?.is_none() {
+        if let Err(error) = side.admin(&words) {
+            listening.kill()?;
+            listening.wait()?;
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let heard = data(&listen, listening, QUICK)?;
+    ensure!(heard["messages"][0]["data"] == "to all" && heard["timeout"] == false, "{heard}");
+    for member in [side.me, side.asked] {
+        our_tool(member, &["network", "leave", &id])?;
+    }
+    Ok(())
+}
