@@ -194,22 +194,32 @@ impl Store {
         }
     }
 
-    /// Writes the memory if it changed since the last time.
-    pub(crate) fn save_memory(&self, memory: &Mutex<Memory>) {
-        let Some(path) = self.memory_path() else { return };
+    /// Writes the memory if it changed since the last time it was written.
+    pub(crate) fn write_memory(&self, memory: &Mutex<Memory>) -> io::Result<()> {
+        let Some(path) = self.memory_path() else { return Ok(()) };
         let held = self.lock.lock();
-        if held.is_none() {
-            return;
-        }
         let text = {
             let mut memory = memory.lock();
-            if !std::mem::take(&mut memory.changed) {
-                return;
+            if !memory.changed {
+                return Ok(());
             }
+            if held.is_none() {
+                return Err(io::Error::other("the node has stopped"));
+            }
+            memory.changed = false;
             memory.to_json().to_string()
         };
-        if let Err(error) = self.env.fs().write_atomic(&path, text.as_bytes(), FILE_MODE) {
-            tracing::warn!(path = %path.display(), %error, "cannot remember peers");
+        let written = self.env.fs().write_atomic(&path, text.as_bytes(), FILE_MODE);
+        if written.is_err() {
+            memory.lock().changed = true;
+        }
+        written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    }
+
+    /// The same where nobody waits for it: it is tried again with the next change.
+    pub(crate) fn save_memory(&self, memory: &Mutex<Memory>) {
+        if let Err(error) = self.write_memory(memory) {
+            tracing::warn!(%error, "cannot remember peers");
         }
     }
 }

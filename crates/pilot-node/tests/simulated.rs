@@ -135,6 +135,28 @@ fn a_request_fetched_from_the_registry_survives_a_power_cut() {
 }
 
 #[test]
+fn a_name_that_a_full_disk_would_forget_is_not_acknowledged() {
+    in_virtual_time(async {
+        let world = World::new(11);
+        let _rendezvous = rendezvous(world.host([10, 0, 0, 1].into())).await;
+        let host = world.host([10, 0, 0, 2].into());
+        let a = node(&host).await;
+        let disk = host.sim().unwrap().sim_disk();
+        disk.set_capacity(0);
+        let error = patient(a.set_hostname("first")).await.unwrap_err();
+        assert_eq!(error.code(), "not_saved", "{error}");
+        assert!(error.to_string().contains("would forget it"), "{error}");
+        disk.set_capacity(u64::MAX);
+        patient(a.set_hostname("second")).await.unwrap();
+        host.sim().unwrap().crash_disk();
+        drop(a);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let a = node(&host).await;
+        assert_eq!(a.info()["hostname"], "second");
+    });
+}
+
+#[test]
 fn a_beacon_that_forgot_everybody_is_told_again_with_the_registry() {
     // The nodes ask a beacon every 25 s; nobody is relayed to until they have.
     in_virtual_time(async {

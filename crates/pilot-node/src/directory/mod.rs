@@ -43,6 +43,9 @@ pub enum DirectoryError {
     /// Its answer lacks what an answer must have.
     #[error("registry: incomplete answer to {0}")]
     Incomplete(&'static str),
+    /// The registry has it, this host does not: after a restart the node says what it said before.
+    #[error("the registry has it, but this node would forget it at a restart: {0}")]
+    NotSaved(String),
 }
 
 impl DirectoryError {
@@ -55,6 +58,7 @@ impl DirectoryError {
             Self::Lost(_) => "registry_lost",
             Self::NotRegistered => "not_registered",
             Self::Incomplete(_) => "registry_incomplete",
+            Self::NotSaved(_) => "not_saved",
         }
     }
 

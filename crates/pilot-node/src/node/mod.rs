@@ -137,8 +137,7 @@ impl Shared {
             status.configured_hostname.clone()
         };
         self.memory.lock().set_hostname(hostname, configured);
-        self.remember_now().await;
-        Ok(answer)
+        self.remember_now().await.map(|()| answer)
     }
 
     /// Changes who may learn our endpoint, and remembers it.
@@ -150,8 +149,7 @@ impl Shared {
             status.configured_public
         };
         self.memory.lock().set_public(public, configured);
-        self.remember_now().await;
-        Ok(answer)
+        self.remember_now().await.map(|()| answer)
     }
 
     /// Posts events to a URL from now on; empty ends it (05 §10.1).
@@ -182,15 +180,15 @@ impl Shared {
     pub(crate) async fn set_tags(&self, tags: Vec<String>) -> Result<Value, DirectoryError> {
         let answer = self.directory.set_tags(tags.clone()).await?;
         self.memory.lock().set_tags(tags);
-        self.remember_now().await;
-        Ok(answer)
+        self.remember_now().await.map(|()| answer)
     }
 
     /// What was acknowledged is on disk before the acknowledgement leaves.
-    async fn remember_now(&self) {
+    async fn remember_now(&self) -> Result<(), DirectoryError> {
         let (store, memory) = (self.store.clone(), self.memory.clone());
-        // It fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(move || store.save_memory(&memory)).await;
+        let written = tokio::task::spawn_blocking(move || store.write_memory(&memory)).await;
+        let written = written.unwrap_or_else(|ended| Err(std::io::Error::other(ended)));
+        written.map_err(|error| DirectoryError::NotSaved(error.to_string()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pilot_proto::endpoint::HalfClose;
 use pilot_proto::trust::SendId;
 use pilot_wire::handshake::{HandshakeError, MAX_LEN, Message};
 use pilot_wire::json::JsonError;
@@ -22,6 +23,10 @@ pub(super) const PORT: u16 = 444;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(12);
 /// Time for a message to arrive, either way (05 §3.3).
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that an official daemon has for reading a message before the stream ends (05 §3.2).
+const READING_TIME: Duration = Duration::from_millis(500);
+/// Time for the end of a stream whose message has arrived.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams of port 444 served at once; strangers may open them, so further ones are reset.
 const STREAMS: usize = 256;
 
@@ -41,6 +46,13 @@ impl Outbox {
         queues.entry(peer).or_default().push((id, message));
         if idle {
             node.spawn(run(node.clone(), peer));
+        }
+    }
+
+    /// Forgets a message whose turn has not come.
+    pub(super) fn withdraw(&self, id: SendId, peer: u32) {
+        if let Some(queue) = self.0.lock().get_mut(&peer) {
+            queue.retain(|(queued, _)| *queued != id);
         }
     }
 
@@ -72,16 +84,28 @@ async fn run(node: Arc<Shared>, peer: u32) {
     }
 }
 
-/// Delivers one message: the peer has acknowledged it when this returns.
+/// Delivers one message: when this returns the peer's node has acknowledged it, and has had time to read it.
 pub(super) async fn deliver(node: &Arc<Shared>, peer: u32, message: &[u8]) -> io::Result<()> {
     let remote = SocketAddress::new(Address::backbone(peer), PORT);
     let dial = node.engine.dial(remote).map_err(io::Error::other)?;
     let mut stream = dial.await.map_err(io::Error::other)?;
+    stream.set_nodelay(true);
     stream.write_all(message).await?;
-    // The end leaves after the message is acknowledged, and the peer answers it with its own.
-    stream.shutdown().await?;
-    let mut rest = [0; 64];
-    while stream.read(&mut rest).await? > 0 {}
+    let all = message.len() as u64;
+    if std::future::poll_fn(|cx| stream.poll_delivered(cx, all)).await < all {
+        return Err(io::Error::other("the stream ended before the message was acknowledged"));
+    }
+    if stream.half_close() != HalfClose::Yes {
+        // Official daemons drop a message unread when the stream ends before they look (05 §3.3).
+        tokio::time::sleep(READING_TIME).await;
+    }
+    // The message is there; how the stream ends says nothing of it.
+    let ending = async {
+        stream.shutdown().await?;
+        while stream.read(&mut [0; 64]).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(END_TIMEOUT, ending).await;
     Ok(())
 }
 

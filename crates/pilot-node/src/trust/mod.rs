@@ -194,6 +194,7 @@ impl TrustService {
                 tracing::debug!(peer, ?kind, "sending a trust message");
                 self.outbox.send(node, id, peer, message);
             }
+            TrustEvent::Withdraw { id, node: peer } => self.outbox.withdraw(id, peer),
             TrustEvent::RelayRequest { id, node: peer, justification } => {
                 let asking = node.clone();
                 node.spawn(async move {

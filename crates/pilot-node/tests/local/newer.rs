@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pilot_wire::ipc::{Answer, NetworkCommand, Request};
+use pilot_wire::ipc::{Answer, HandshakeCommand, NetworkCommand, Request};
 use pilot_wire::{SocketAddress, json as wire_json};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,6 +62,21 @@ async fn every_command_of_the_newest_release_is_answered_as_there_or_better() {
         compared += 1;
     }
     assert!(compared > 20, "{compared}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_waits_for_trust_hears_of_it_or_that_there_is_none() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    let mut client = Client::connect(&a.socket()).await;
+    let wait = |node, millis| Request::Handshake(HandshakeCommand::Wait { node, millis });
+    let none = client.ask_json(&wait(b.id(), 1)).await;
+    assert_eq!(none, json!({ "node_id": b.id(), "trusted": false }));
+    let asking = wait(b.id(), 30_000);
+    let (told, ()) = tokio::join!(client.ask_json(&asking), befriend(&a, &b));
+    assert_eq!(told, json!({ "node_id": b.id(), "trusted": true }));
+    // There already.
+    assert_eq!(client.ask_json(&wait(b.id(), 0)).await["trusted"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

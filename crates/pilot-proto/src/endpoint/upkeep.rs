@@ -205,9 +205,25 @@ impl Endpoint {
     }
 
     /// Drops the session, path and connections of a peer (revocation, after the notice left). Applications of its
-    /// connections are told that these were reset.
+    /// connections are told that these were reset. Streams of trust messages go on, as strangers' do, and keep the
+    /// session: it may be asking again.
     pub fn forget_peer(&mut self, now: Instant, node: u32) {
         let Some(slot) = self.peers.find(node) else { return };
+        let about_trust = |conn: &super::conns::Conn| {
+            let ports = [conn.stream.local().port, conn.stream.remote().port];
+            conn.stream.close_reason().is_none() && ports.contains(&super::HANDSHAKE_PORT)
+        };
+        let all = self.conns.of_peer(slot);
+        let kept: Vec<_> = all.iter().copied().filter(|at| self.conns.get(*at).is_some_and(about_trust)).collect();
+        if !kept.is_empty() {
+            for at in all.into_iter().filter(|at| !kept.contains(at)) {
+                if let Some(conn) = self.conns.get_mut(at) {
+                    conn.stream.abandon(crate::stream::CloseReason::TrustRevoked);
+                }
+                self.service_conn(now, at);
+            }
+            return;
+        }
         self.fail_dials(now, slot, super::DialFailure::UntrustedLikely, "trust was ended while dialling");
         for at in self.conns.of_peer(slot) {
             if let Some(conn) = self.conns.get_mut(at) {

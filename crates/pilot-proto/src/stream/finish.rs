@@ -147,10 +147,15 @@ impl Connection {
                 return;
             }
             if ack > self.nxt as i64 && self.una < self.nxt && header.window == 0 && !self.profile.orders_fin {
-                // An official answer, whose window is 0, comes whether or not the data before our FIN did.
+                // An official answer, whose window is 0, comes whether or not the data before our FIN did: it ends the
+                // stream, and says nothing of the data.
                 self.truncated = true;
-            }
-            if let Ok(ack) = u64::try_from(ack) {
+                if let Some(fin) = &mut self.fin {
+                    fin.acked = true;
+                }
+                self.timers.stop(Timer::FinRetry);
+                self.due.fin = false;
+            } else if let Ok(ack) = u64::try_from(ack) {
                 self.on_numbers(now, ack, &None, false);
             }
         }

@@ -36,6 +36,7 @@ impl Trust {
             self.emit(TrustEvent::RelayRespond { node, accept: true });
         } else {
             // An explicit request ends what a revocation has left behind (07 §10).
+            self.need_not_tell(node);
             self.revoked.remove(&node);
             self.outgoing.insert(node, Outgoing { requested_at: at.unix.as_secs(), ..Outgoing::default() });
             self.emit(TrustEvent::Persist);

@@ -60,6 +60,8 @@ pub const TEARDOWN_DELAY: Duration = Duration::from_secs(2);
 pub const NOTICE_RETRY: Duration = Duration::from_secs(10);
 /// Longest such pause.
 pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// The registry hears that trust has ended when the peer has, or after so many attempts to tell it.
+pub const REGISTRY_WAITS: u32 = 4;
 /// A peer that still talks to us is told again at most this often.
 pub const NOTICE_REPEAT: Duration = Duration::from_secs(10);
 /// An undelivered revocation is given up after this long.
@@ -237,6 +239,13 @@ pub enum TrustEvent {
     /// The gate lets this node in no longer.
     Untrusted {
         /// Whom.
+        node: u32,
+    },
+    /// Do not send this message, if it has not begun to be sent.
+    Withdraw {
+        /// As in [`TrustEvent::SendDirect`].
+        id: SendId,
+        /// To whom it was.
         node: u32,
     },
     /// Drop the tunnel to this node: its last message has left, or cannot.

@@ -134,9 +134,10 @@ impl Trust {
             self.answer_trusted(at, node, via);
             return Ok(());
         }
-        // Who asks does not believe to be trusted: it need not be told any more that it is not.
-        if let Some(entry) = self.revoked.get_mut(&node) {
-            (entry.untold_since, entry.next) = (0, None);
+        // Who asks does not believe to be trusted: it need not be told any more that it is not. A relayed request may be
+        // older than the revocation; `handle_poll` compares.
+        if via == Via::Direct {
+            self.need_not_tell(node);
         }
         if self.outgoing.contains_key(&node) {
             self.establish(at, node, TrustedNode { key, mutual: true, ..TrustedNode::default() })?;

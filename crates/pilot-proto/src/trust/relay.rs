@@ -6,6 +6,9 @@ use super::receive::{Via, clean};
 use super::state::{Parked, Trust};
 use super::{Moment, Notice, OUTGOING_LIFETIME, PeerIdentity, RELAYED_ANSWER_WINDOW, Refusal, TrustEvent, TrustedNode};
 
+/// Seconds by which the registry's clock may be ahead of ours when times of both are compared.
+const CLOCKS_APART: u64 = 5;
+
 impl Trust {
     /// The answer to a poll. The registry has checked who sent what, but nothing here is signed by the peer: keys come
     /// from a lookup, and an approval counts only for [`RELAYED_ANSWER_WINDOW`] after our request.
@@ -15,6 +18,10 @@ impl Trust {
             if request.from != 0 && request.from != self.node {
                 let justification = clean(&request.justification);
                 self.notice(request.from, Notice::Received { justification: justification.clone() });
+                let ended = self.revoked.get(&request.from).map_or(0, |revoked| revoked.untold_since);
+                if request.timestamp > ended.saturating_add(CLOCKS_APART) {
+                    self.need_not_tell(request.from);
+                }
                 self.park_or_judge(at, request.from, Parked::RelayedRequest(justification));
             }
         }

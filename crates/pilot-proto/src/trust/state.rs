@@ -12,7 +12,7 @@ use super::replay::ReplaySet;
 use super::{
     ACCEPT_INTERVAL, HookId, MAX_PARKED, MAX_REVOKED, MAX_TRUSTED, Moment, NOTICE_LIFETIME, NOTICE_REPEAT,
     NOTICE_RETRY, NOTICE_RETRY_MAX, Notice, OUTGOING_LIFETIME, PARK_TIMEOUT, PENDING_LIFETIME, PendingRequest,
-    REVOKE_COOLDOWN, Refusal, SendId, TEARDOWN_DELAY, TrustConfig, TrustEvent, TrustedNode,
+    REGISTRY_WAITS, REVOKE_COOLDOWN, Refusal, SendId, TEARDOWN_DELAY, TrustConfig, TrustEvent, TrustedNode,
 };
 use crate::identity::Identity;
 
@@ -40,6 +40,8 @@ pub(super) struct Revoked {
     pub(super) attempts: u32,
     /// When it was last tried.
     pub(super) tried: Option<Instant>,
+    /// The message under way that tells it.
+    pub(super) sending: Option<SendId>,
     /// Fields of the file we do not know.
     pub(super) unknown: Map<String, Value>,
 }
@@ -246,13 +248,10 @@ impl Trust {
         self.replay.len()
     }
 
-    /// Announces every trusted node to the gate, and to the registry what it may not have heard; call once after
-    /// [`Trust::load`].
+    /// Announces every trusted node to the gate; call once after [`Trust::load`].
     pub fn announce(&mut self) {
         let trusted = self.trusted.iter().map(|(node, t)| TrustEvent::Trusted { node: *node, key: t.key });
-        let untold = self.revoked.iter().filter(|(_, r)| r.untold_since != 0);
-        let revoked = untold.map(|(node, _)| TrustEvent::RevokeTrust { node: *node });
-        self.events.extend(trusted.chain(revoked).collect::<Vec<_>>());
+        self.events.extend(trusted.collect::<Vec<_>>());
     }
 
     pub(super) fn emit(&mut self, event: TrustEvent) {
@@ -284,8 +283,8 @@ impl Trust {
         self.trusted.insert(node, TrustedNode { approved_at: at.unix.as_secs(), ..entry });
         self.pending.remove(&node);
         self.outgoing.remove(&node);
+        self.need_not_tell(node);
         self.revoked.remove(&node);
-        self.teardown.remove(&node);
         self.emit(TrustEvent::Persist);
         self.emit(TrustEvent::Trusted { node, key });
         self.emit(TrustEvent::ReportTrust { node });
@@ -379,7 +378,7 @@ impl Trust {
         } else {
             entry.untold_since = 0;
         }
-        (entry.next, entry.attempts, entry.tried) = (None, 0, None);
+        (entry.next, entry.attempts, entry.tried, entry.sending) = (None, 0, None, None);
     }
 
     /// Sends a revocation (again), unless it was given up.
@@ -393,7 +392,7 @@ impl Trust {
             self.emit(TrustEvent::Persist);
             return;
         }
-        if self.sends.values().any(|(to, purpose, _)| *to == node && *purpose == Purpose::Revoke) {
+        if entry.sending.is_some() {
             return;
         }
         if self.node == 0 {
@@ -404,7 +403,25 @@ impl Trust {
         entry.attempts += 1;
         entry.tried = Some(at.now);
         // A revoke message has a fixed length far below the limit.
-        let _ = self.send(at, node, Purpose::Revoke, "");
+        let sending = self.send(at, node, Purpose::Revoke, "").ok();
+        if let Some(entry) = self.revoked.get_mut(&node) {
+            entry.sending = sending;
+        }
+    }
+
+    /// The peer need not be told any more that trust has ended: what has not begun to be sent is not.
+    pub(super) fn need_not_tell(&mut self, node: u32) {
+        let Some(entry) = self.revoked.get_mut(&node) else { return };
+        (entry.untold_since, entry.next) = (0, None);
+        let sending = entry.sending.take();
+        if let Some(id) = sending {
+            self.sends.remove(&id);
+            self.emit(TrustEvent::Withdraw { id, node });
+        }
+        if self.teardown.remove(&node).is_some() {
+            // The tunnel is the one over which it asks.
+            self.emit(TrustEvent::RevokeTrust { node });
+        }
     }
 
     /// A message of ours was acknowledged by the peer, or could not be delivered.
@@ -424,29 +441,33 @@ impl Trust {
                 self.emit(TrustEvent::RelayRespond { node, accept: true });
             }
             (Purpose::Accept | Purpose::Reject, _) => {}
-            (Purpose::Revoke, delivered) => self.revoke_sent(at, node, delivered),
+            (Purpose::Revoke, delivered) => self.revoke_sent(at, node, id, delivered),
         }
     }
 
-    fn revoke_sent(&mut self, at: Moment, node: u32, delivered: bool) {
-        if let Some(entry) = self.revoked.get_mut(&node) {
-            if delivered {
-                entry.untold_since = 0;
-                entry.next = None;
-            } else if entry.untold_since != 0 {
-                let pause = NOTICE_RETRY.saturating_mul(1 << entry.attempts.saturating_sub(1).min(16));
-                entry.next = Some(at.now + pause.min(NOTICE_RETRY_MAX));
-            }
-            self.emit(TrustEvent::Persist);
+    /// Nothing comes of the message of a revocation that another has followed.
+    fn revoke_sent(&mut self, at: Moment, node: u32, id: SendId, delivered: bool) {
+        let Some(entry) = self.revoked.get_mut(&node).filter(|r| r.sending == Some(id)) else { return };
+        entry.sending = None;
+        if delivered {
+            entry.untold_since = 0;
+            entry.next = None;
+        } else if entry.untold_since != 0 {
+            let pause = NOTICE_RETRY.saturating_mul(1 << entry.attempts.saturating_sub(1).min(16));
+            entry.next = Some(at.now + pause.min(NOTICE_RETRY_MAX));
+        }
+        // Until now the registry had to tell us where the node is, which it does not for one that does not trust us.
+        let tell_registry = delivered || entry.attempts == REGISTRY_WAITS;
+        self.emit(TrustEvent::Persist);
+        if tell_registry {
+            self.emit(TrustEvent::RevokeTrust { node });
         }
         self.tear_down(node);
     }
 
-    /// The last message to a revoked node has left, or cannot: the way to it is closed. The registry hears of it only
-    /// now, because until now it had to tell us where the node is.
+    /// The last message to a revoked node has left, or cannot: the way to it is closed.
     fn tear_down(&mut self, node: u32) {
         if self.teardown.remove(&node).is_some() {
-            self.emit(TrustEvent::RevokeTrust { node });
             self.emit(TrustEvent::ForgetPeer { node });
         }
     }

@@ -92,15 +92,6 @@ pub(crate) fn run(test: &str, cells: Vec<Cell>, allowed: &Allowed) {
     let only = std::env::var(ONLY).unwrap_or_default();
     let cells: Vec<Cell> = cells.into_iter().filter(|cell| cell.name().contains(&only)).collect();
     let mut finished = run_all(test, cells);
-    // Official daemons have races of their own, which a busy machine brings out. What fails is done once more, in a
-    // network of its own; the first failure is printed all the same.
-    let (failed, passed): (Vec<_>, Vec<_>) =
-        finished.into_iter().partition(|one| !judge(std::slice::from_ref(one), allowed).is_empty());
-    finished = passed;
-    if !failed.is_empty() {
-        let _ = std::io::stderr().write_all(format!("once more, after:\n{}", judge(&failed, allowed)).as_bytes());
-        finished.extend(run_all(test, failed.into_iter().map(|one| one.cell).collect()));
-    }
     finished.sort_by(|a, b| a.cell.cmp(&b.cell));
 
     let table = table(&finished, allowed);

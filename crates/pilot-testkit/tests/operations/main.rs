@@ -6,6 +6,7 @@ mod lifecycle;
 mod logs;
 mod monitoring;
 mod packaging;
+mod placement;
 mod service_manager;
 mod takeover;
 

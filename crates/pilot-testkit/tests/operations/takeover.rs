@@ -11,7 +11,8 @@ use pilot_testkit::official::{NEWEST, Official, need_newest};
 use pilot_testkit::programs::{RendezvousProcess, need_programs, ours, program};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, options, read, start};
+use super::placement::Running;
+use super::{PATIENCE, eventually, options, read, start};
 
 /// Files that belong to the user and to newer official daemons, and that no takeover may touch.
 const FOREIGN: [(&str, &str); 9] = [
@@ -41,11 +42,23 @@ fn add_foreign_files(pilot: &Path) {
 }
 
 fn check_foreign_files(pilot: &Path) {
-    for (name, text) in FOREIGN {
-        assert_eq!(read(&pilot.join(name)), text, "{name}");
+    check_foreign_files_but_config(pilot);
+    assert_eq!(read(&pilot.join("config.json")), FOREIGN[0].1);
+}
+
+fn check_foreign_files_but_config(pilot: &Path) {
+    for (name, text) in FOREIGN.iter().filter(|(name, _)| *name != "config.json") {
+        assert_eq!(read(&pilot.join(name)), *text, "{name}");
     }
-    let inbox: Vec<_> = fs::read_dir(pilot.join("inbox")).expect("inbox").collect();
-    assert_eq!(inbox.len(), 1, "{inbox:?}");
+}
+
+/// Who wrote the messages that the agent's own tool shows.
+fn senders(agent: &Agent) -> Vec<String> {
+    let inbox = agent.ctl(&["inbox"]).expect("inbox");
+    let messages = inbox["messages"].as_array().unwrap_or_else(|| panic!("{inbox}"));
+    let mut from: Vec<String> = messages.iter().filter_map(|m| m["from"].as_str().map(str::to_owned)).collect();
+    from.sort();
+    from
 }
 
 fn trust_file(pilot: &Path) -> Value {
@@ -125,6 +138,10 @@ fn from_official_1_18_0_to_ours_and_back() {
         assert_eq!(pending["pending"][0]["node_id"], 77_777, "{pending}");
         echo(&friend, &taken, "to ours");
         echo(&taken, &friend, "from ours");
+        let old = "0:0000.0000.0001".to_owned();
+        assert_eq!(senders(&taken), [old.clone()]);
+        friend.ctl(&["send-message", taken.address(), "--data", "to ours"]).expect("send-message");
+        assert_eq!(senders(&taken).len(), 2);
         // New trust writes the file anew.
         make_trust(&later, &taken, PATIENCE).expect("trust");
         check_unknown_fields(&pilot, friend.node());
@@ -141,6 +158,9 @@ fn from_official_1_18_0_to_ours_and_back() {
             "{after:?}"
         );
         echo(&friend, &taken, "to the official one again");
+        let mut both = [old, friend.address().to_owned()];
+        both.sort();
+        assert_eq!(senders(&taken), both);
         check_foreign_files(&pilot);
         assert_eq!(read(&pilot.join("identity.key")), identity);
     });
@@ -176,10 +196,34 @@ fn an_identity_that_an_official_daemon_uses_is_left_to_it() {
     });
 }
 
+/// The newest official daemon on a home, until it answers with its id.
+fn official_on(home: &Path, identity: &Path, rendezvous: &RendezvousProcess) -> (Running, Value) {
+    let official = Official::obtain(NEWEST).expect("release").release();
+    let (registry, beacon) = (rendezvous.registry().to_string(), rendezvous.beacon().to_string());
+    let socket = home.join("official.sock");
+    let command = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin").env("PILOT_NO_SKILLINJECT", "1");
+        command.env("PILOT_SOCKET", &socket).stdin(std::process::Stdio::null());
+        command
+    };
+    let mut daemon = command(&official.daemon);
+    daemon.args(["-registry", &registry, "-beacon", &beacon, "-listen", "127.0.0.1:0", "-email", "f@example.com"]);
+    daemon.arg("-socket").arg(&socket).arg("-identity").arg(identity).args(official.quiet_flags);
+    let running = Running(daemon.spawn().expect("official daemon"));
+    let info = eventually("the official daemon", || {
+        let output = command(&official.ctl).args(["--json", "info"]).output().expect("pilotctl");
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (answer["data"]["node_id"].as_u64()? != 0).then(|| answer["data"].clone())
+    });
+    (running, info)
+}
+
 /// What an installer of February has laid out (06 §13), byte for byte where the vectors show it.
 #[test]
-fn from_the_layout_of_february_to_ours() {
-    isolated("takeover::from_the_layout_of_february_to_ours", &[need_programs], || {
+fn from_the_layout_of_february_to_ours_and_to_official_1_18_0() {
+    let name = "takeover::from_the_layout_of_february_to_ours_and_to_official_1_18_0";
+    isolated(name, &[need_programs, need_newest], || {
         let vectors: Value = serde_json::from_str(include_str!("../vectors/february-home.json")).expect("vectors");
         let text = |name: &str| vectors[name].as_str().unwrap_or_else(|| panic!("no {name}")).to_owned();
         let rendezvous = RendezvousProcess::start().expect("rendezvous");
@@ -231,5 +275,8 @@ fn from_the_layout_of_february_to_ours() {
         // The log is the daemon's own, and says so at its start.
         assert!(read(&pilot.join("pilot.log")).contains("msg=\"daemon started\""));
         ctl(&["daemon", "stop"]);
+        let (_running, info) = official_on(home.path(), &identity, &rendezvous);
+        assert_eq!((&info["address"], &info["public_key"]), (&started["address"], &vectors["public_key"]), "{info}");
+        check_foreign_files_but_config(&pilot);
     });
 }

@@ -10,9 +10,6 @@ use pilot_testkit::programs::{RendezvousProcess, need_programs, ours};
 /// Long enough for one heartbeat of an official daemon (65 s), at which it fetches what waits for it.
 const TRUST_LIMIT: Duration = Duration::from_secs(75);
 
-/// Runs of `bench` of which one must pass.
-const BENCHES: usize = 4;
-
 #[test]
 fn our_pilotctl_drives_official_daemons() {
     isolated("streams::our_pilotctl_drives_official_daemons", &[need_programs, need_newest, need_older], || {
@@ -27,6 +24,7 @@ fn our_pilotctl_drives_official_daemons() {
         let newest = start(NEWEST, "newest");
         let older = start(OLDER, "older");
         make_trust(&newest, &older, TRUST_LIMIT).expect("trust");
+        // No streams of megabytes: between themselves these two lose them (07 §16), and the matrix has `bench`.
         for (from, to) in [(&newest, &older), (&older, &newest)] {
             let ping = from.ctl(&["ping", to.address(), "--count", "2"]).expect("ping");
             assert!(
@@ -37,20 +35,6 @@ fn our_pilotctl_drives_official_daemons() {
             let long = "0123456789".repeat(2_000);
             let answer = from.ctl(&["connect", to.address(), "7", "--message", &long]).expect("connect");
             assert_eq!(answer["response"], long.as_str());
-            // 1.7.2 loses streams of megabytes it dials to 1.18.0, under its own pilotctl as well; those it accepts it
-            // resets now and then on a busy machine. What the command makes of it must be an error that says how far it came.
-            let size = if std::ptr::eq(from, &newest) { 5 } else { 0 };
-            let bench = (1..=BENCHES).find_map(|_| {
-                let run = from.run(&["--json", "bench", to.address(), &size.to_string()]).expect("bench");
-                if !run.status.success() {
-                    assert!(run.stderr.contains("echo ended after"), "{run:?}");
-                    return None;
-                }
-                let answer: serde_json::Value = serde_json::from_str(&run.stdout).expect("json");
-                Some(answer["data"].clone())
-            });
-            let bench = bench.expect("one of the runs of bench passes");
-            assert_eq!((&bench["recv_bytes"], &bench["complete"]), (&(size << 20).into(), &true.into()), "{bench}");
             assert_eq!(from.ctl(&["find", "older"]).expect("find")["address"], older.address());
             assert_eq!(from.ctl(&["peers"]).expect("peers")["total"], 1);
             assert_eq!(from.ctl(&["trust"]).expect("trust")["trusted"].as_array().map(Vec::len), Some(1));

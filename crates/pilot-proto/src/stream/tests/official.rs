@@ -167,6 +167,26 @@ fn our_fin_waits_for_our_data() {
 }
 
 #[test]
+fn an_official_answer_to_our_fin_says_nothing_of_the_data_before_it() {
+    let mut s = unknown();
+    s.pass(ms(50));
+    s.write(b"last words");
+    s.end.conn.close(s.now);
+    // The peer answers, but not to the data: at last the FIN goes out ahead of it.
+    let mut fins = 0;
+    while fins == 0 {
+        s.acks(OUR_ISN + 1);
+        fins = s.pass(ms(500)).iter().filter(|p| p.1.flags.contains(Flags::FIN)).count();
+    }
+    s.give(FIN_ACK, 1, OUR_ISN + 12, 0, b"");
+    assert_eq!(s.end.conn.close_reason(), Some(CloseReason::Truncated));
+    assert_eq!(s.end.conn.delivered(), 0, "nobody has acknowledged it");
+    let later = s.pass(ms(20_000));
+    assert!(later.iter().all(|p| p.1.flags == Flags::ACK && p.1.payload.is_empty()), "{later:?}");
+    assert!(s.end.conn.is_forgotten());
+}
+
+#[test]
 fn no_fin_follows_a_handshake_within_30_ms() {
     let mut s = unknown();
     s.end.conn.close(s.now);

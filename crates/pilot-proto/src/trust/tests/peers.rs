@@ -452,3 +452,88 @@ fn impossible_requests_are_refused_with_a_reason() {
     let mut unregistered = Trust::new(identity(1), 0, TrustConfig::default());
     assert_eq!(unregistered.request(at, 2, ""), Err(TrustError::NotRegistered));
 }
+
+#[test]
+fn each_revocation_is_sent_whatever_became_of_the_one_before() {
+    let mut net = Net::trusting();
+    let at = net.at;
+    net.node(1).revoke(at, 2).unwrap();
+    let sent = |net: &mut Net| {
+        let mut sent = Vec::new();
+        while let Some(event) = net.node(1).poll_event() {
+            if let TrustEvent::SendDirect { id, kind: Kind::Revoke, .. } = event {
+                sent.push(id);
+            }
+        }
+        sent
+    };
+    let first = sent(&mut net);
+    // It hangs, the peer asks again, is approved, and trust ends once more.
+    let text = message(2, 1, Kind::Request, at, |_| {});
+    net.node(1).handle_message(at, 2, Some(key(2)), &text).unwrap();
+    assert!(net.node(1).approve(at, 2).unwrap());
+    net.node(1).revoke(at, 2).unwrap();
+    let second = sent(&mut net);
+    assert_eq!((first.len(), second.len()), (1, 1));
+    net.node(1).handle_sent(at, first[0], true);
+    net.node(1).handle_sent(at, second[0], false);
+    assert_eq!(net.node(1).poll_timeout(), Some(at.now + NOTICE_RETRY), "the second is repeated");
+}
+
+#[test]
+fn who_asks_again_keeps_its_tunnel_and_hears_of_no_revocation_that_waits() {
+    let mut net = Net::trusting();
+    let at = net.at;
+    net.node(1).revoke(at, 2).unwrap();
+    let text = message(2, 1, Kind::Request, at, |_| {});
+    net.node(1).handle_message(at, 2, Some(key(2)), &text).unwrap();
+    let mut events = Vec::new();
+    while let Some(event) = net.node(1).poll_event() {
+        events.push(event);
+    }
+    assert!(events.iter().any(|event| matches!(event, TrustEvent::Withdraw { node: 2, .. })), "{events:?}");
+    assert!(events.contains(&TrustEvent::RevokeTrust { node: 2 }), "{events:?}");
+    net.wait(TEARDOWN_DELAY);
+    assert_eq!(net.place(1, &TrustEvent::ForgetPeer { node: 2 }), None);
+    net.wait(secs(3600));
+    assert!(net.delivered.is_empty(), "{:?}", net.delivered);
+    assert_eq!(net.node(1).pending_count(), 1);
+}
+
+#[test]
+fn a_relayed_request_from_before_the_revocation_does_not_spare_the_peer_its_message() {
+    let mut net = Net::trusting();
+    net.direct = false;
+    net.revoke(1, 2);
+    let at = net.at;
+    let relayed = |timestamp| PollOk {
+        requests: vec![WaitingRequest { from: 2, justification: "please".to_owned(), timestamp }],
+        ..PollOk::default()
+    };
+    net.node(1).handle_poll(at, &relayed(START - 60));
+    net.carry();
+    net.direct = true;
+    net.wait(NOTICE_RETRY);
+    assert_eq!(net.delivered, [(1, 2, Kind::Revoke)]);
+    // One from after it does.
+    let mut net = Net::trusting();
+    net.direct = false;
+    net.revoke(1, 2);
+    net.node(1).handle_poll(at, &relayed(START + 60));
+    net.carry();
+    net.direct = true;
+    net.wait(secs(3600));
+    assert!(net.delivered.is_empty());
+}
+
+#[test]
+fn the_registry_helps_to_find_a_peer_until_it_has_heard() {
+    let mut net = Net::trusting();
+    net.direct = false;
+    net.revoke(1, 2);
+    net.wait(secs(30));
+    let told = TrustEvent::RevokeTrust { node: 2 };
+    assert_eq!(net.place(1, &told), None, "three attempts");
+    net.wait(secs(60));
+    assert!(net.place(1, &told).is_some(), "it does not wait for ever");
+}
