@@ -62,8 +62,12 @@ impl Store {
             LockError::Io(source) => NodeError::File { path: lock_path.clone(), source },
         })?;
         let identity = match env.fs().read_limited(path, MAX_IDENTITY) {
-            Ok(text) => Identity::from_file_text(&text)
-                .map_err(|source| NodeError::Identity { path: path.to_owned(), source })?,
+            Ok(text) => {
+                let identity = Identity::from_file_text(&text)
+                    .map_err(|source| NodeError::Identity { path: path.to_owned(), source })?;
+                keep_private(env, path, &text);
+                identity
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let identity = Identity::from_seed(env.seed());
                 let text = identity.to_file_text();
@@ -221,6 +225,20 @@ impl Store {
         if let Err(error) = self.write_memory(memory) {
             tracing::warn!(%error, "cannot remember peers");
         }
+    }
+}
+
+/// Takes a private key that others may read away from them; official daemons refuse to start with it. A file that is a
+/// link, as mounted secrets are, is somebody else's to keep.
+fn keep_private(env: &Env, path: &Path, text: &[u8]) {
+    let shown = path.display();
+    match env.fs().metadata(path) {
+        Ok(found) if found.is_file && found.mode & 0o077 != 0 => match env.fs().write_atomic(path, text, FILE_MODE) {
+            Ok(()) => tracing::warn!(path = %shown, "others could read the private key; now only this user can"),
+            Err(error) => tracing::warn!(path = %shown, %error, "others can read the private key: chmod 600 it"),
+        },
+        Ok(_) => {}
+        Err(error) => tracing::warn!(path = %shown, %error, "cannot see who may read the private key"),
     }
 }
 

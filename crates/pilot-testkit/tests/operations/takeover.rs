@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -208,7 +209,7 @@ fn official_on(home: &Path, identity: &Path, rendezvous: &RendezvousProcess) -> 
         command
     };
     let mut daemon = command(&official.daemon);
-    daemon.args(["-registry", &registry, "-beacon", &beacon, "-listen", "127.0.0.1:0", "-email", "f@example.com"]);
+    daemon.args(["-registry", &registry, "-beacon", &beacon, "-listen", "127.0.0.1:0", "-email", "taken@example.com"]);
     daemon.arg("-socket").arg(&socket).arg("-identity").arg(identity).args(official.quiet_flags);
     let running = Running(daemon.spawn().expect("official daemon"));
     let info = eventually("the official daemon", || {
@@ -255,6 +256,8 @@ fn from_the_layout_of_february_to_ours_and_to_official_1_18_0() {
         let started = ctl(&["daemon", "start", "--listen", "127.0.0.1:0"]);
         let info = ctl(&["info"]);
         assert_eq!(info["public_key"], vectors["public_key"], "{info}");
+        // It was laid out for everybody to read, and official daemons refuse such a key.
+        assert_eq!(fs::metadata(&identity).expect("identity").permissions().mode() & 0o777, 0o600);
         assert!(!pilot.join("identity.key").exists(), "no second identity beside the installer's");
         let mut nodes: Vec<u64> = Vec::new();
         for entry in ctl(&["trust"])["trusted"].as_array().expect("trusted") {
