@@ -51,7 +51,8 @@ pub(super) fn create(side: &Side<'_>) -> Result<()> {
     let words = ["network", "create", "--name", &name, "--join-rule", "open", "--node-id", &side.me.node_text()];
     let answer = side.admin(&words)?;
     let (id, seen) = find(side)?.context("not on the list")?;
-    ensure!(answer["network_id"].to_string() == id && seen == name, "{answer}");
+    let made = answer["network_id"].to_string();
+    ensure!(made == id && seen == name, "{answer}");
     let members = our_tool(side.asking, &["network", "members", &id])?;
     ensure!(lists(&members["nodes"], side.me.node()), "its owner is no member: {members}");
     Ok(())
