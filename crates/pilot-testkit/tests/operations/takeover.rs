@@ -140,7 +140,7 @@ fn from_official_1_18_0_to_ours_and_back() {
         echo(&friend, &taken, "to ours");
         echo(&taken, &friend, "from ours");
         let old = "0:0000.0000.0001".to_owned();
-        assert_eq!(senders(&taken), [old.clone()]);
+        assert_eq!(senders(&taken), std::slice::from_ref(&old));
         friend.ctl(&["send-message", taken.address(), "--data", "to ours"]).expect("send-message");
         assert_eq!(senders(&taken).len(), 2);
         // New trust writes the file anew.
