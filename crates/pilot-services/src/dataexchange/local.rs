@@ -31,6 +31,8 @@ impl LocalMethods for Methods {
     fn methods(&self) -> &'static [&'static str] {
         &[
             "inbox.follow",
+            "inbox.get",
+            "inbox.list",
             "inbox.read",
             "messages.learn",
             "messages.peer",
@@ -94,9 +96,21 @@ async fn call(shared: &Arc<Shared>, method: &str, args: &Value) -> Result<Value,
         }
         "outbox.cancel" => rooms.outbox.cancel(text(args, "message_id")?).await,
         "outbox.retry" => rooms.outbox.retry(text(args, "message_id")?).await,
+        "inbox.list" => {
+            let inbox = rooms.inbox.clone();
+            let mut names = blocking(move || inbox.names()).await.and_then(|names| names).map_err(unlisted)?;
+            let total = names.len();
+            // The newest ones, when not all fit.
+            names.drain(..total.saturating_sub(MAX_NAMES));
+            Ok(json!({ "names": names, "total": total }))
+        }
         "inbox.read" => mark_read(shared, rooms, args).await,
         other => Err(CallError::new("unknown_method", format!("{other} cannot be called"))),
     }
+}
+
+fn unlisted(error: io::Error) -> CallError {
+    CallError::new("storage", format!("cannot list messages: {error}"))
 }
 
 /// Marks messages as read and queues the receipts that their senders want.
@@ -150,8 +164,24 @@ fn open(shared: Arc<Shared>, method: &str, args: &Value) -> Result<Serve, CallEr
             let arrivals = rooms(&shared)?.inbox.arrivals();
             Ok(Box::new(move |stream| Box::pin(follow(shared, arrivals, stream))))
         }
+        "inbox.get" => {
+            let name = text(args, "name")?.to_owned();
+            // A name of a message, never a path.
+            if name.contains(['/', '\0']) || name.starts_with('.') || !name.ends_with(".json") {
+                return Err(bad(format!("{name:?} is not the name of a message")).hint("list them with inbox.list"));
+            }
+            Ok(Box::new(move |stream| Box::pin(get(shared, name, stream))))
+        }
         other => Err(CallError::new("unknown_method", format!("{other} cannot be opened as a stream"))),
     }
+}
+
+/// Writes one message, as it is on disk; `null` when it was cleared away meanwhile.
+async fn get(shared: Arc<Shared>, name: String, mut stream: Box<dyn Stream>) -> io::Result<()> {
+    let Some(rooms) = &shared.rooms else { return Ok(()) };
+    let message = record(&shared, rooms, &name).await;
+    line(&mut stream, &message).await?;
+    stream.shutdown().await
 }
 
 /// Until when a program that queued a message wants to hear of it.
@@ -295,7 +325,7 @@ async fn serve_put(shared: Arc<Shared>, mut put: Put, stream: Box<dyn Stream>) -
             },
             arrival = arrivals.recv(), if put.wait == Wait::Reply => match arrival {
                 Ok(arrival) if arrival.reply_to.as_deref() == Some(&id) && arrival.from.node == peer.node => {
-                    let reply = record(&shared, rooms, &arrival).await;
+                    let reply = record(&shared, rooms, &arrival.name).await;
                     line(&mut to, &json!({ "state": "replied", "message_id": id, "reply": reply })).await?;
                     return to.shutdown().await;
                 }
@@ -313,13 +343,13 @@ async fn more(from: &tokio::sync::Mutex<impl tokio::io::AsyncRead + Unpin>) -> i
 }
 
 /// A message as it is on disk.
-async fn record(shared: &Arc<Shared>, rooms: &Rooms, arrival: &Arrival) -> Value {
-    let (env, path) = (shared.host.env.clone(), rooms.inbox.dir().join(arrival.name.as_ref()));
+async fn record(shared: &Arc<Shared>, rooms: &Rooms, name: &str) -> Value {
+    let (env, path) = (shared.host.env.clone(), rooms.inbox.dir().join(name));
     let read = blocking(move || env.fs().read_limited(&path, MAX_FILE)).await;
     let parsed = read.ok().and_then(Result::ok).and_then(|text| json::parse(&text).ok());
     match parsed {
         Some(Value::Object(mut map)) => {
-            map.insert("name".into(), arrival.name.as_ref().into());
+            map.insert("name".into(), name.into());
             Value::Object(map)
         }
         // Cleared away meanwhile.

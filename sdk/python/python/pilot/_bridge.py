@@ -1,0 +1,60 @@
+"""Waiting for operations of the native half: on this thread, or in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from typing import Any
+
+from ._pilot import Bell, Op
+
+
+class _Bridge:
+    """What one event loop waits for. Threads of the network never touch the interpreter: they ring a bell."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.bell = Bell()
+        self.waiting: dict[int, asyncio.Future[None]] = {}
+        loop.add_reader(self.bell.fileno(), self._drain)
+
+    def _drain(self) -> None:
+        for number in self.bell.drain():
+            future = self.waiting.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _bridge(loop: asyncio.AbstractEventLoop) -> _Bridge:
+    bridge = _bridges.get(loop)
+    if bridge is None:
+        bridge = _Bridge(loop)
+        with _lock:
+            _bridges[loop] = bridge
+    return bridge
+
+
+async def run(op: Op) -> Any:
+    """Waits in the running event loop. Cancelling the task gives the operation up; nothing that had arrived is lost."""
+    loop = asyncio.get_running_loop()
+    bridge = _bridge(loop)
+    future: asyncio.Future[None] = loop.create_future()
+    number = op.start(bridge.bell)
+    # The bell is heard in this loop, so not before the next await.
+    bridge.waiting[number] = future
+    try:
+        await future
+    except BaseException:
+        bridge.waiting.pop(number, None)
+        op.cancel()
+        raise
+    return op.result()
+
+
+def run_sync(op: Op) -> Any:
+    """Waits on this thread; others run on meanwhile, and Ctrl-C interrupts."""
+    return op.wait()

@@ -1,0 +1,489 @@
+"""Streams, listeners and things to iterate, for threads.
+
+Made from ``_async_parts.py`` by ``python sdk/python/unasync.py``: change that one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Optional, Type
+
+from . import _pilot
+from ._bridge import run_sync
+from ._errors import EndOfStream, PilotError
+from ._types import BytesLike, Event, Message, Published, as_bytes, dumps
+
+if TYPE_CHECKING:
+    from ._sync import Network
+
+Kind = Optional[Type[BaseException]]
+
+#: How much is read at once.
+CHUNK = 64 * 1024
+#: Longest line, and longest wait for a separator, in bytes.
+LINE_LIMIT = 1 << 20
+#: Longest read of the official library.
+MAX_READ = 16 << 20
+
+
+class Conn:
+    """A reliable, ordered, encrypted stream of bytes to an application on another node.
+
+    A context manager: leaving it closes the stream, after everything written has been handed over. Iterating gives lines.
+    """
+
+    def __init__(self, native: _pilot.Stream) -> None:
+        self._native = native
+        self._buffer = bytearray()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._native.closed else ""
+        return f"<{type(self).__name__} to {self.peer_addr}{state}>"
+
+    @property
+    def peer_addr(self) -> str:
+        """Address and port of the peer: ``0:0000.0000.0005:1000``."""
+        host, port = self._native.peer
+        return f"{host}:{port}"
+
+    @property
+    def local_addr(self) -> str:
+        """The own address and port; zeros where an old daemon does not tell."""
+        host, port = self._native.local
+        return f"{host}:{port}"
+
+    @property
+    def conn_id(self) -> int:
+        """The node's number for the connection, as in ``info()["conn_list"]``."""
+        return self._native.id
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed on this side."""
+        return self._native.closed
+
+    @property
+    def close_reason(self) -> str | None:
+        """How it ended (``clean``, ``reset``, ``timeout``, ...), or ``None`` while it has not."""
+        return self._native.close_reason
+
+    @property
+    def delivered(self) -> int | None:
+        """Bytes written that the peer's node has, as far as is known."""
+        return self._native.delivered
+
+    def read(self, size: int = 4096) -> bytes:
+        """Reads what is there, at least one byte and at most ``size`` (16 MiB).
+
+        At the end it raises :class:`EndOfStream`, as the official SDK does; ``recv`` gives ``b""`` there.
+        """
+        if size <= 0:
+            return b""
+        data = self.recv(min(size, MAX_READ))
+        if not data:
+            raise EndOfStream("EOF", "eof")
+        return data
+
+    def recv(self, size: int = CHUNK) -> bytes:
+        """Reads what is there, at least one byte and at most ``size``; ``b""`` at the end of the stream."""
+        if size <= 0:
+            return b""
+        if self._buffer:
+            data = bytes(self._buffer[:size])
+            del self._buffer[:size]
+            return data
+        data_: bytes = run_sync(self._native.read(size))
+        return data_
+
+    def read_all(self, limit: int | None = None) -> bytes:
+        """Reads to the end of the stream; more than ``limit`` bytes are an error."""
+        parts: list[bytes] = []
+        total = 0
+        while part := self.recv(4 * CHUNK):
+            parts.append(part)
+            total += len(part)
+            if limit is not None and total > limit:
+                raise PilotError(f"the stream is longer than {limit} bytes", "too_large")
+        return b"".join(parts)
+
+    def read_full(self, size: int) -> bytes:
+        """Reads exactly ``size`` bytes; :class:`EndOfStream` when the stream ends before."""
+        while len(self._buffer) < size:
+            self._fill(size - len(self._buffer))
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def readexactly(self, size: int) -> bytes:
+        """The same, by the name that ``asyncio`` has for it."""
+        return self.read_full(size)
+
+    def readuntil(self, separator: bytes = b"\n", limit: int = LINE_LIMIT) -> bytes:
+        """Reads to the separator, which is included; :class:`EndOfStream` when the stream ends before it."""
+        start = 0
+        while (at := self._buffer.find(separator, start)) < 0:
+            if len(self._buffer) > limit:
+                raise PilotError(f"no separator within {limit} bytes", "too_large")
+            start = max(0, len(self._buffer) - len(separator) + 1)
+            self._fill(CHUNK)
+        end = at + len(separator)
+        data = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return data
+
+    def readline(self, limit: int = LINE_LIMIT) -> bytes:
+        """Reads a line with its end; what is left, at the end of the stream; then ``b""``."""
+        try:
+            return self.readuntil(b"\n", limit)
+        except EndOfStream:
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            return data
+
+    def _fill(self, size: int) -> None:
+        data: bytes = run_sync(self._native.read(max(1, min(size, 4 * CHUNK))))
+        if not data:
+            raise EndOfStream("EOF", "eof")
+        self._buffer += data
+
+    def at_eof(self) -> bool:
+        """Whether everything was read to the end."""
+        return not self._buffer and self._native.at_eof
+
+    def write(self, data: BytesLike) -> int:
+        """Writes all of it: waits until the own node has it. The number of bytes."""
+        written: int = run_sync(self._native.write(as_bytes(data)))
+        return written
+
+    def send_json(self, value: Any) -> None:
+        """Writes a value as one line of JSON."""
+        self.write(dumps(value).encode() + b"\n")
+
+    def recv_json(self, limit: int = LINE_LIMIT) -> Any:
+        """Reads a line of JSON; :class:`EndOfStream` when there is none left."""
+        line = self.readline(limit)
+        if not line:
+            raise EndOfStream("EOF", "eof")
+        return json.loads(line)
+
+    def write_eof(self) -> None:
+        """Ends the own direction after everything written. Toward peers without half-close it ends both."""
+        run_sync(self._native.write_eof(False))
+
+    def close_write(self) -> None:
+        """Ends the own direction alone; :class:`UnsupportedError` (``no_half_close``) when the peer cannot do that."""
+        run_sync(self._native.write_eof(True))
+
+    def wait_delivered(self) -> int:
+        """Waits until the peer's node has everything written so far; the number of bytes."""
+        delivered: int = run_sync(self._native.wait_delivered())
+        return delivered
+
+    def set_read_deadline(self, unix_seconds: float | None) -> None:
+        """When reads give up with :class:`PilotTimeoutError` (``i/o timeout``); ``None``: never."""
+        self._native.set_read_deadline(None if unix_seconds is None else unix_seconds - time.time())
+
+    def set_write_deadline(self, unix_seconds: float | None) -> None:
+        """The same for writes."""
+        self._native.set_write_deadline(
+            None if unix_seconds is None else unix_seconds - time.time()
+        )
+
+    def close(self) -> None:
+        """Hands over what was written and closes both directions; whoever still reads gets an error."""
+        if not self._native.closed:
+            run_sync(self._native.close())
+
+    def abort(self) -> None:
+        """Closes without waiting. What was written is still delivered."""
+        self._native.abort()
+
+    def __enter__(self) -> Conn:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except PilotError:
+            # What goes wrong inside says more than that the stream could not be closed behind it.
+            if error is None:
+                raise
+
+    def __iter__(self) -> Conn:
+        return self
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+
+class Listener:
+    """A bound port. Iterating gives accepted streams, until it is closed."""
+
+    def __init__(self, native: _pilot.Listener) -> None:
+        self._native = native
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.local_addr}>"
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self._native.port
+
+    @property
+    def local_addr(self) -> str:
+        """The own address and port."""
+        host, port = self._native.local
+        return f"{host}:{port}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed on this side."""
+        return self._native.closed
+
+    def accept(self) -> Conn:
+        """The next stream."""
+        return Conn(run_sync(self._native.accept()))
+
+    def close(self) -> None:
+        """Frees the port. Accepted streams live on; whoever waits for one gets an error."""
+        run_sync(self._native.close())
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Listener:
+        return self
+
+    def __next__(self) -> Conn:
+        try:
+            return self.accept()
+        except PilotError:
+            if self._native.closed:
+                raise StopIteration from None
+            raise
+
+
+class Events:
+    """What happens at the own node, from now on. Iterate it."""
+
+    def __init__(self, native: _pilot.Events) -> None:
+        self._native = native
+
+    def next(self) -> Event:
+        """The next event."""
+        kind, seq, at, data = run_sync(self._native.next())
+        return Event(kind, seq, at, data)
+
+    def close(self) -> None:
+        """Ends the subscription."""
+        run_sync(self._native.close())
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Events:
+        return self
+
+    def __next__(self) -> Event:
+        return self.next()
+
+
+class Subscription:
+    """Events of a broker, by topic. Iterate it; it ends when the broker ends it.
+
+    ``missed`` counts events that the broker had to drop for this subscriber.
+    """
+
+    def __init__(self, native: _pilot.Subscription) -> None:
+        self._native = native
+        self.missed = 0
+
+    def next(self) -> Published | None:
+        """The next event; ``None`` when the broker has ended the subscription."""
+        while True:
+            item: dict[str, Any] | None = run_sync(self._native.next())
+            if item is None:
+                return None
+            if "missed" in item:
+                self.missed += max(1, item["missed"])
+            elif "topic" in item:
+                return Published(
+                    topic=item["topic"],
+                    data=item["data"],
+                    number=item.get("number"),
+                    sender=item.get("from"),
+                    published_at=item.get("published_at"),
+                    retained=item.get("retained", False),
+                    replayed=item.get("replayed", False),
+                )
+
+    def close(self) -> None:
+        """Ends the subscription."""
+        run_sync(self._native.close())
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> Published:
+        item = self.next()
+        if item is None:
+            raise StopIteration
+        return item
+
+
+class Messages:
+    """Messages of the inbox, as they arrive. Iterate it. See :meth:`Network.messages`."""
+
+    def __init__(self, network: Network, follow: Conn, names: list[str], mark_read: bool) -> None:
+        self._network = network
+        self._follow = follow
+        self._names = names
+        self._seen = set(names)
+        self._mark_read = mark_read
+
+    def next(self) -> Message:
+        """The next message."""
+        while True:
+            while self._names:
+                # Taken from the list only when it is here, so that giving up the wait loses nothing.
+                message = self._network.read_message(self._names[0])
+                if message is not None and self._mark_read:
+                    self._network.mark_read([message.name])
+                del self._names[0]
+                if message is not None:
+                    return message
+            told = self._follow.recv_json()
+            if "missed" in told:
+                names = [name for name in self._network.message_names() if name not in self._seen]
+            elif told.get("name") in self._seen:
+                names = []
+            else:
+                names = [told["name"]]
+            self._names += names
+            self._seen.update(names)
+            if len(self._seen) > 20_000:
+                # Twice what an inbox holds: forget what is gone from it.
+                self._seen = set(self._network.message_names())
+
+    def close(self) -> None:
+        """Stops following the inbox."""
+        self._follow.close()
+
+    def __enter__(self) -> Messages:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Messages:
+        return self
+
+    def __next__(self) -> Message:
+        return self.next()
+
+
+class Task:
+    """A task that a peer has submitted to this node."""
+
+    def __init__(self, network: Network, task: dict[str, Any]) -> None:
+        self._network = network
+        self.id: str = task["task_id"]
+        self.description: str = task["description"]
+        #: Address of the submitter.
+        self.sender: str = task["from"]
+        self.status: str = task["status"]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} from {self.sender}: {self.status}>"
+
+    def json(self) -> Any:
+        """The description as JSON, as ``submit_task`` sends it."""
+        return json.loads(self.description)
+
+    def accept(self) -> None:
+        """Takes it: it waits in the queue for its turn."""
+        self.status = (self._network.accept_task(self.id))["status"]
+
+    def decline(self, justification: str) -> None:
+        """Refuses it."""
+        self.status = (self._network.decline_task(self.id, justification))["status"]
+
+    def start(self) -> None:
+        """Begins to work on it, accepting it first where that is needed, and beginning those accepted before it."""
+        if self.status == "NEW":
+            self.accept()
+        while self.status == "ACCEPTED":
+            begun = self._network.execute_task()
+            if begun["task_id"] == self.id:
+                self.status = begun["status"]
+                return
+            # Another worker of this node may have begun this one meanwhile.
+            for task in self._network.list_tasks("received"):
+                if task["task_id"] == self.id:
+                    self.status = task["status"]
+
+    def complete(self, results: str | dict[str, Any] | list[Any]) -> None:
+        """Sends the results, beginning the task first where that is needed. What is no text goes as JSON."""
+        if self.status in ("NEW", "ACCEPTED"):
+            self.start()
+        text = results if isinstance(results, str) else dumps(results)
+        self.status = (self._network.send_task_results(self.id, text))["status"]
+
+
+class Tasks:
+    """Tasks submitted to this node, as they come. Iterate it. See :meth:`Network.tasks`."""
+
+    def __init__(self, network: Network, events: Events) -> None:
+        self._network = network
+        self._events = events
+        self._ready: list[Task] = []
+        self._seen: set[str] = set()
+        self._look = True
+
+    def next(self) -> Task:
+        """The next task that waits for a decision."""
+        while not self._ready:
+            if self._look:
+                new = [task for task in self._network.list_tasks("received") if task["status"] == "NEW"]
+                self._ready = [Task(self._network, task) for task in new if task["task_id"] not in self._seen]
+                # A task is decided on within a minute, so what is no longer new need not be remembered.
+                self._seen = {task["task_id"] for task in new}
+                self._look = False
+                continue
+            self._events.next()
+            self._look = True
+        return self._ready.pop(0)
+
+    def close(self) -> None:
+        """Stops following."""
+        self._events.close()
+
+    def __enter__(self) -> Tasks:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Tasks:
+        return self
+
+    def __next__(self) -> Task:
+        return self.next()
