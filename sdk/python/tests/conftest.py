@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import inspect
 import os
 import pathlib
@@ -19,7 +20,7 @@ import pytest
 import pilot
 
 #: Longest wait for anything in these tests: the machine may be slow, the tests are not about that.
-PATIENCE = 90.0
+PATIENCE = float(os.environ.get("PILOT_TEST_PATIENCE", "90"))
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROGRAMS = pathlib.Path(os.environ.get("PILOT_PROGRAMS", ROOT / "target" / "debug"))
@@ -138,6 +139,14 @@ def befriend(one: pilot.Network, other: pilot.Network) -> None:
     other.handshake(a, "tests")
     assert one.wait_for_trust(b, int(PATIENCE * 1000))
     assert other.wait_for_trust(a, int(PATIENCE * 1000))
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """A test that hangs says where, and ends the run."""
+    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")
