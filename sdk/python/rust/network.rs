@@ -215,9 +215,9 @@ impl Network {
     /// One of the questions and settings that answer JSON; `args` is a JSON object.
     fn ask(&self, method: &str, args: &str) -> PyResult<Op> {
         let (shared, method, args) = (self.shared()?, method.to_owned(), parse(args)?);
-        Ok(Op::new(async move {
-            shared.with(|backend| async move { ask(&backend, &method, &args).await.map(Json) }).await
-        }))
+        Ok(Op::new(
+            async move { shared.with(|backend| async move { ask(&backend, &method, &args).await.map(Json) }).await },
+        ))
     }
 
     /// Opens a stream to `address:port` or `name:port`.
@@ -328,14 +328,7 @@ impl Network {
 
     /// Subscribes at a broker.
     #[pyo3(signature = (target, topic, since, retained, pattern))]
-    fn subscribe(
-        &self,
-        target: &str,
-        topic: &str,
-        since: Option<u64>,
-        retained: bool,
-        pattern: bool,
-    ) -> PyResult<Op> {
+    fn subscribe(&self, target: &str, topic: &str, since: Option<u64>, retained: bool, pattern: bool) -> PyResult<Op> {
         let (shared, target, topic) = (self.shared()?, target.to_owned(), topic.to_owned());
         Ok(Op::new(async move {
             let subscribing = |backend: Arc<Backend>| async move {
@@ -463,7 +456,9 @@ async fn ask(backend: &Backend, method: &str, args: &Value) -> Result<Value, Fai
         "prefer_direct" => backend.driver(method)?.prefer_direct(number(args, "node_id")?).await,
         "disconnect" => {
             return match backend {
-                Backend::Driver(driver) => Ok(driver.disconnect(number(args, "conn_id")?).await.map(|()| Value::Null)?),
+                Backend::Driver(driver) => {
+                    Ok(driver.disconnect(number(args, "conn_id")?).await.map(|()| Value::Null)?)
+                }
                 Backend::Node(node) => {
                     let conn: u32 = number(args, "conn_id")?;
                     Ok(node.call("disconnect", &serde_json::json!({ "connection": conn })).await?)

@@ -134,9 +134,7 @@ impl Op {
         let runtime = runtime()?;
         loop {
             let slice = deadline.map_or(SIGNALS, |at| at.saturating_duration_since(Instant::now()).min(SIGNALS));
-            let done = py.detach(|| {
-                runtime.block_on(async { tokio::time::timeout(slice, &mut work).await })
-            });
+            let done = py.detach(|| runtime.block_on(async { tokio::time::timeout(slice, &mut work).await }));
             if let Ok(done) = done {
                 return done?.give(py);
             }

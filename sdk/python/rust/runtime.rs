@@ -72,8 +72,9 @@ impl<T> Owned<T> {
         if self.pid == std::process::id() {
             return Ok(&self.value);
         }
-        Err(Failure::new(Kind::Other, "forked", "this object belongs to the parent process")
-            .hint("connect after the fork: with multiprocessing use the start method \"spawn\", or connect in the child"))
+        Err(Failure::new(Kind::Other, "forked", "this object belongs to the parent process").hint(
+            "connect after the fork: with multiprocessing use the start method \"spawn\", or connect in the child",
+        ))
     }
 }
 

