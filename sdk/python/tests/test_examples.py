@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -110,4 +109,3 @@ async def test_agents_call_each_others_tools(sockets: Sockets) -> None:
 def test_every_example_is_tested() -> None:
     examples = {path.stem for path in (ROOT / "examples" / "python").glob("*.py")}
     assert examples == {"json_agents", "mcp_tools", "web_app", "worker"}
-    assert pathlib.Path(mcp_tools.__file__).parent == ROOT / "examples" / "python"

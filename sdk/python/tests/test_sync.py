@@ -47,7 +47,7 @@ def test_streams_with_the_official_names(alice: pilot.Driver, bob: pilot.Driver)
             assert [line for line in conn] == [b"O\n", b"THR"]
             with pytest.raises(pilot.PilotError, match="^EOF$") as caught:
                 conn.read()
-            assert isinstance(caught.value, EOFError) and caught.value.code == "eof"
+            assert caught.value.code == "eof" and isinstance(caught.value, EOFError)
             assert conn.recv() == b"" and conn.at_eof()
         assert conn.closed
         with pytest.raises(pilot.ClosedError, match="connection closed"):
