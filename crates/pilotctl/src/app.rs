@@ -89,6 +89,19 @@ impl App {
         Ok(address)
     }
 
+    /// The node that a word means: its id, as `parse` reads it, else its address or host name.
+    ///
+    /// # Errors
+    /// `parse`'s, when nobody has that name either.
+    pub(crate) async fn node(&self, word: &str, parse: fn(&str) -> Result<u32, CliError>) -> Result<u32, CliError> {
+        let no_number = match parse(word) {
+            Ok(node) => return Ok(node),
+            Err(error) => error,
+        };
+        let Ok(driver) = self.driver().await else { return Err(no_number) };
+        self.resolve(&driver, word).await.map(|address| address.node).map_err(|_| no_number)
+    }
+
     /// Opens a stream.
     ///
     /// # Errors

@@ -164,7 +164,7 @@ fn messages_pass_between_two_daemons_from_the_command_line() {
     let (a, b) = (node(&alice), node(&bob));
     assert_eq!(ok(&alice, &["handshake", "bob", "a test"])["node_id"].to_string(), b);
     support::eventually("bob has the request", || !ok(&bob, &["pending"])["pending"].as_array().unwrap().is_empty());
-    ok(&bob, &["approve", &a]);
+    assert_eq!(ok(&bob, &["approve", "alice"])["node_id"].to_string(), a);
     support::eventually("both trust", || {
         [&alice, &bob].iter().all(|place| !ok(place, &["trust"])["trusted"].as_array().unwrap().is_empty())
     });
@@ -238,7 +238,9 @@ fn messages_pass_between_two_daemons_from_the_command_line() {
     assert_eq!(json(&run.stderr)["code"], "already_exists", "{}", run.stderr);
     ok(&alice, &["clear-hostname"]);
     assert_eq!(alice.run(&["find", "alice"]).code, 1);
-    ok(&alice, &["untrust", &b]);
+    ok(&alice, &["untrust", "bob"]);
+    let nobody = alice.run(&["--json", "untrust", "nobody"]);
+    assert_eq!(json(&nobody.stderr)["code"], "invalid_argument", "{}", nobody.stderr);
     support::eventually("neither trusts the other", || {
         [&alice, &bob].iter().all(|place| ok(place, &["trust"])["trusted"].as_array().unwrap().is_empty())
     });

@@ -17,7 +17,7 @@ pub(crate) const COMMAND: Command = Command {
 
 async fn run(app: &App, args: &Args) -> Outcome {
     let driver = app.driver().await?;
-    let node = args::node(args.word(0))?;
+    let node = app.node(args.word(0), args::node).await?;
     let answer = app.ask("approve", driver.approve(node)).await?;
     app.out.result(&answer, || format!("trust established with node {node}\n  try: pilotctl ping {node}\n"));
     Ok(0)

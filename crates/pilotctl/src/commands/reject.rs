@@ -17,7 +17,7 @@ pub(crate) const COMMAND: Command = Command {
 
 async fn run(app: &App, args: &Args) -> Outcome {
     let driver = app.driver().await?;
-    let node = args::node(args.word(0))?;
+    let node = app.node(args.word(0), args::node).await?;
     let answer = app.ask("reject", driver.reject(node, args.word(1))).await?;
     app.out.result(&answer, || format!("handshake from node {node} rejected\n"));
     Ok(0)

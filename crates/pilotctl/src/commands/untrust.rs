@@ -16,7 +16,7 @@ pub(crate) const COMMAND: Command = Command {
 };
 
 async fn run(app: &App, args: &Args) -> Outcome {
-    let node = args::bare_node(args.word(0))?;
+    let node = app.node(args.word(0), args::bare_node).await?;
     let driver = app.driver().await?;
     app.ask("untrust", driver.revoke(node)).await?;
     app.out.object(&serde_json::json!({ "node_id": node }));
