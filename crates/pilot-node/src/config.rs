@@ -49,6 +49,8 @@ pub struct NodeConfig {
     pub identity: Option<PathBuf>,
     /// Owner text or e-mail, told to the registry. Default empty.
     pub owner: String,
+    /// Version shown in the status and told to the registry. Default [`crate::VERSION`].
+    pub version: String,
     /// Hostname to claim, or empty. Default empty.
     pub hostname: String,
     /// Whether everybody may learn the endpoint from the registry. Default false.
@@ -91,6 +93,7 @@ impl Default for NodeConfig {
             allow_scheme_a: true,
             identity: None,
             owner: String::new(),
+            version: crate::VERSION.to_owned(),
             hostname: String::new(),
             public: false,
             keepalive: DEFAULT_KEEPALIVE,

@@ -78,6 +78,16 @@ impl Official {
         self.bin.join("pilot-daemon")
     }
 
+    /// The directory that the Python package is in.
+    pub fn sdk(&self) -> PathBuf {
+        self.bin.ancestors().nth(2).unwrap_or(&self.bin).to_path_buf()
+    }
+
+    /// The C library.
+    pub fn library(&self) -> PathBuf {
+        self.bin.join("libpilot.so")
+    }
+
     /// The programs, for [`crate::agent::Agent`].
     pub fn release(&self) -> Release {
         Release {

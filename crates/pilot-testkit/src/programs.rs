@@ -24,7 +24,7 @@ pub(crate) fn directory() -> PathBuf {
     if parent.ends_with("deps") { parent.parent().unwrap_or(parent).to_path_buf() } else { parent.to_path_buf() }
 }
 
-/// The programs that tests start.
+/// The programs that tests start, beside the C library that they load.
 const PROGRAMS: [&str; 4] = ["pilotctl", "pilot-daemon", "pilot-rendezvous", "pilot-gateway"];
 
 /// Builds the programs this test run belongs to. Outside the namespace; quick when nothing changed.
@@ -39,7 +39,7 @@ fn build() -> Result<()> {
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     // The whole workspace, as everybody builds it: another selection of packages would have other features, and build
     // the dependencies once more.
-    command.args(["build", "--quiet", "--workspace", "--bins"]);
+    command.args(["build", "--quiet", "--workspace", "--lib", "--bins"]);
     let target = directory();
     if target.file_name().is_some_and(|n| n == "release") {
         command.arg("--release");
@@ -55,6 +55,11 @@ fn build() -> Result<()> {
         Some(name) => bail!("{} was not built", program(name).display()),
         None => Ok(()),
     }
+}
+
+/// The C library. A test does not depend on it as far as cargo knows; [`need_programs`] builds it.
+pub fn library() -> PathBuf {
+    directory().join("libpilot.so")
 }
 
 /// One of our programs by name.

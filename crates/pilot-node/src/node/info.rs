@@ -51,7 +51,7 @@ impl Shared {
             "peer_list": peers,
             "conn_list": conns,
             "endpoint": endpoint,
-            "version": crate::VERSION,
+            "version": self.config.version,
             "networks": networks,
             "transport": "udp",
             "motd": "",

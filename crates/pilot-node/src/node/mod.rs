@@ -243,7 +243,7 @@ impl Node {
         let wanted = DirectoryConfig {
             node: memory.node,
             owner: config.owner.clone(),
-            version: crate::VERSION.to_owned(),
+            version: config.version.clone(),
             hostname: Some(memory.hostname(&config.hostname)).filter(|hostname| !hostname.is_empty()),
             public: Some(memory.public(config.public)),
             tags: memory.tags(),

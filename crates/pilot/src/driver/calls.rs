@@ -245,6 +245,22 @@ impl Driver {
         self.json("prefer_direct", Repeat::Safe, &Request::PreferDirect { node }).await
     }
 
+    /// Asks the engine for managed networks of an official daemon: `sub` is one of
+    /// [`pilot_wire::ipc::managed`], `rest` what follows it (03 §10, 07 §12).
+    ///
+    /// ```no_run
+    /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
+    /// // The status of network 7.
+    /// println!("{}", driver.managed(2, &7_u16.to_be_bytes()).await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`info`](Self::info). A daemon without such an engine says so.
+    pub async fn managed(&self, sub: u8, rest: &[u8]) -> Result<Value, Error> {
+        self.json("managed", Repeat::Never, &Request::Managed { sub, rest }).await
+    }
+
     /// Signs a request for a third party as this node, now: `envelope`, `signature`, `address`. `body_hash` is the SHA-256 of
     /// what is asked; `audience` names whom it is meant for (1 to 64 of `a-z 0-9 . -`). Daemons from 1.12.8 on (07 §12).
     ///

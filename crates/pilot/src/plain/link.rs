@@ -81,6 +81,8 @@ struct State {
     waiting: VecDeque<Waiter>,
     streams: FxHashMap<u32, Arc<Cell>>,
     listeners: FxHashMap<u16, Arc<AcceptQueue>>,
+    /// What came for connections nobody knows while a dial waits, whose answer may be right behind it.
+    early: Early,
     /// What this socket's datagrams go through.
     datagrams: Option<Feed>,
     down: bool,
@@ -90,6 +92,44 @@ struct Waiter {
     op: &'static str,
     answer: u8,
     tx: oneshot::Sender<Result<Reply, Error>>,
+}
+
+/// Frames that a daemon sent for a dialled connection before it said which one that is.
+#[derive(Default)]
+struct Early {
+    /// The connection with its data, or with none at its end.
+    frames: Vec<(u32, Option<Vec<u8>>)>,
+    bytes: usize,
+}
+
+impl Early {
+    /// Bytes kept, more than a daemon sends in the moment between; below the limit of a stream's unread bytes.
+    const LIMIT: usize = 256 * 1024;
+
+    fn keep(&mut self, conn: u32, data: Option<&[u8]>) {
+        let size = data.map_or(0, <[u8]>::len) + size_of::<(u32, Option<Vec<u8>>)>();
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes <= Self::LIMIT {
+            self.frames.push((conn, data.map(<[u8]>::to_vec)));
+        }
+    }
+
+    /// Hands over what there is for a connection; whatever else came is for none of this socket's. Where something had
+    /// to be dropped the stream ends, because it would have a hole.
+    fn deliver(&mut self, conn: u32, cell: &Cell) {
+        let Self { frames, bytes } = std::mem::take(self);
+        for (of, data) in frames {
+            match data {
+                _ if of != conn => {}
+                // Below the limit it cannot be overfull.
+                Some(data) => drop(cell.deliver(&data)),
+                None => cell.close_ok(),
+            }
+        }
+        if bytes > Self::LIMIT {
+            cell.overrun();
+        }
+    }
 }
 
 /// The answer to a request.
@@ -281,14 +321,14 @@ impl Shared {
     fn handle(&self, answer: Answer<'_>) {
         match answer {
             Answer::Recv { conn, data } => {
-                let cell = self.state.lock().streams.get(&conn).cloned();
+                let cell = self.cell(conn, Some(data));
                 // Data of a connection we have closed and forgotten goes nowhere.
                 if cell.is_some_and(|cell| cell.deliver(data)) {
                     self.overfull.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Answer::CloseOk { conn } => {
-                let cell = self.state.lock().streams.get(&conn).cloned();
+                let cell = self.cell(conn, None);
                 match cell {
                     Some(cell) => cell.close_ok(),
                     // Not one of ours, so somebody asked to close it by its id.
@@ -315,6 +355,16 @@ impl Shared {
         }
     }
 
+    /// What has arrived for a connection. What comes for one that is not known yet is kept.
+    fn cell(&self, conn: u32, data: Option<&[u8]>) -> Option<Arc<Cell>> {
+        let mut state = self.state.lock();
+        let cell = state.streams.get(&conn).cloned();
+        if cell.is_none() && state.waiting.iter().any(|waiter| waiter.answer == op::DIAL_OK) {
+            state.early.keep(conn, data);
+        }
+        cell
+    }
+
     fn answer(&self, opcode: u8, reply: Reply) {
         let waiter = {
             let mut state = self.state.lock();
@@ -326,6 +376,19 @@ impl Shared {
         }
     }
 
+    /// A frame that cannot be read. When it is the answer to a request, nothing better will come.
+    fn malformed(&self, body: &[u8]) {
+        let mut state = self.state.lock();
+        let at = state.waiting.iter().position(|waiter| body.first() == Some(&waiter.answer));
+        let Some(waiter) = at.and_then(|at| state.waiting.remove(at)) else { return };
+        drop(state);
+        let error = match waiter.answer {
+            op::DIAL_OK => Error::InvalidDialResponse,
+            _ => Error::Unmarshal { op: waiter.op, why: "the answer is cut short".into() },
+        };
+        let _ = waiter.tx.send(Err(error));
+    }
+
     fn dialled(&self, conn: u32) {
         let waiter = {
             let mut state = self.state.lock();
@@ -333,6 +396,7 @@ impl Shared {
             let waiter = at.and_then(|at| state.waiting.remove(at));
             waiter.map(|waiter| {
                 let cell = Arc::new(Cell::default());
+                state.early.deliver(conn, &cell);
                 state.streams.insert(conn, Arc::clone(&cell));
                 (waiter, cell)
             })
@@ -460,9 +524,10 @@ async fn read(shared: &Shared, mut source: impl AsyncRead + Unpin, mut decoder: 
                     }
                 }
                 Ok(Some(body)) => {
-                    // Frames nobody knows are ignored: newer daemons may push more.
-                    if let Ok(answer) = Answer::parse(body) {
-                        shared.handle(answer);
+                    match Answer::parse(body) {
+                        Ok(answer) => shared.handle(answer),
+                        // Frames nobody knows are ignored: newer daemons may push more.
+                        Err(_) => shared.malformed(body),
                     }
                 }
                 Ok(None) => break,

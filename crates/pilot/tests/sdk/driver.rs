@@ -46,6 +46,50 @@ async fn a_stream_reads_writes_and_ends() {
 }
 
 #[tokio::test]
+async fn data_in_front_of_the_answer_to_our_dial_is_read() {
+    let (driver, mut fake) = pair(4096);
+    let (stream, ()) = tokio::join!(driver.dial(peer()), async {
+        fake.expect("0300000000000203e8").await;
+        fake.push(Answer::Recv { conn: 8, data: b"another's" }).await;
+        fake.push(Answer::Recv { conn: 9, data: b"early" }).await;
+        fake.push(Answer::CloseOk { conn: 9 }).await;
+        fake.push(Answer::DialOk { conn: 9 }).await;
+    });
+    let mut all = String::new();
+    stream.unwrap().read_to_string(&mut all).await.unwrap();
+    assert_eq!(all, "early");
+}
+
+#[tokio::test]
+async fn an_early_flood_ends_the_stream_rather_than_leaving_a_hole() {
+    let (driver, mut fake) = pair(4096);
+    let (stream, ()) = tokio::join!(driver.dial(peer()), async {
+        fake.expect("0300000000000203e8").await;
+        for _ in 0..3 {
+            fake.push(Answer::Recv { conn: 9, data: &[7; 100_000] }).await;
+        }
+        fake.push(Answer::DialOk { conn: 9 }).await;
+    });
+    let error = stream.unwrap().read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(pilot::StreamError::of(&error).map(pilot::StreamError::code), Some("overrun"));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_short_ends_the_wait() {
+    let (driver, mut fake) = pair(4096);
+    let (dialled, ()) = tokio::join!(driver.dial(peer()), async {
+        fake.expect("0300000000000203e8").await;
+        fake.raw(&[0, 0, 0, 2, op::DIAL_OK, 0]).await;
+    });
+    assert_eq!(dialled.err(), Some(Error::InvalidDialResponse));
+    let (bound, ()) = tokio::join!(driver.listen(1000), async {
+        fake.expect("0103e8").await;
+        fake.raw(&[0, 0, 0, 2, op::BIND_OK, 0]).await;
+    });
+    assert!(matches!(bound, Err(Error::Unmarshal { op: "bind", .. })), "{bound:?}");
+}
+
+#[tokio::test]
 async fn data_behind_the_answer_to_our_close_is_still_read() {
     let (_driver, mut fake, mut stream) = dialled(4096).await;
     stream.shutdown().await.unwrap();
