@@ -146,7 +146,7 @@ impl HttpClient {
             connection = self.connect(post.url).await?;
             answer = connection.send_request(request).await;
         }
-        let (head, body) = answer.map_err(|e| io::Error::other(reason(&e)))?.into_parts();
+        let (head, body) = answer.map_err(|e| io::Error::other(innermost(&e)))?.into_parts();
         if Limited::new(body, MAX_ANSWER).collect().await.is_ok() {
             *self.0.kept.lock() = Some((whom, connection));
         }
@@ -187,7 +187,7 @@ impl HttpClient {
             match stream {
                 Ok(stream) => {
                     let (connection, driver) =
-                        handshake(TokioIo::new(stream)).await.map_err(|e| io::Error::other(reason(&e)))?;
+                        handshake(TokioIo::new(stream)).await.map_err(|e| io::Error::other(innermost(&e)))?;
                     // It ends when the connection is dropped or closed by the server.
                     tokio::spawn(async move { drop(driver.await) });
                     return Ok(connection);
@@ -199,9 +199,9 @@ impl HttpClient {
     }
 }
 
-/// The innermost cause, which is the one that helps.
-fn reason(error: &hyper::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+/// The innermost cause of an error, which is the one that helps.
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }

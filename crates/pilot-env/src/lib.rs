@@ -20,6 +20,7 @@ mod env;
 pub mod fs;
 pub mod http;
 pub mod net;
+pub mod output;
 pub mod places;
 pub mod process;
 mod real;

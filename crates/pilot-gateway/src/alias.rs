@@ -1,6 +1,7 @@
 //! Addresses of the loopback interface: added for mappings outside of 127.0.0.0/8, taken away with them.
 //!
-//! What is added carries the label `lo:pilot` (IPv4; IPv6 has no labels), by which the next start finds what a crash left.
+//! What is added carries a label with the number of this process, `lo:p1234` (IPv4; IPv6 has no labels), by which the next start
+//! finds what a crash left, and tells it from what another gateway uses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,12 +9,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pilot_env::Env;
 use tokio::process::Command;
 
 use crate::table::Subnet;
 
-/// Marks addresses as ours.
-const LABEL: &str = "lo:pilot";
+/// Marks addresses of gateways. The kernel takes 15 characters, and wants the name of the interface in front.
+const LABEL: &str = "lo:p";
+/// What a command line that runs a gateway has somewhere in it: `pilotctl gateway start`, `pilot-gateway run`.
+const GATEWAY: &str = "gateway";
 /// Longest wait for the program `ip`, which answers at once.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -49,8 +53,9 @@ impl Aliases {
         let with_prefix = with_prefix(address);
         // Scope host: the address is never used toward other machines.
         let mut args = vec!["addr", "add", with_prefix.as_str(), "dev", "lo", "scope", "host"];
+        let label = format!("{LABEL}{}", std::process::id());
         if address.is_ipv4() {
-            args.extend(["label", LABEL]);
+            args.extend(["label", label.as_str()]);
         }
         match ip(&args).await {
             Ok(_) => {
@@ -80,13 +85,21 @@ impl Aliases {
         }
     }
 
-    /// Takes over what an earlier gateway has left behind in this subnet, so that it goes when this one ends.
-    pub(crate) async fn adopt(&self, subnet: Subnet) {
+    /// Takes away what an earlier gateway has left behind in this subnet. What belongs to one that runs stays.
+    pub(crate) async fn adopt(&self, env: &Env, subnet: Subnet) {
         if subnet.is_loopback() {
             return;
         }
-        let Ok(text) = ip(&["-o", "addr", "show", "dev", "lo", "label", LABEL]).await else { return };
-        for left in labelled(&text).filter(|address| subnet.contains(*address)) {
+        let pattern = format!("{LABEL}*");
+        let Ok(text) = ip(&["-o", "addr", "show", "dev", "lo", "label", &pattern]).await else { return };
+        if labelled(&text).next().is_none() {
+            return;
+        }
+        // A number can have gone to another process since.
+        let runs = |args: &[String]| args.iter().any(|arg| arg.contains(GATEWAY));
+        let running: BTreeSet<u32> =
+            env.processes().into_iter().filter(|process| runs(&process.args)).map(|process| process.pid).collect();
+        for left in left_behind(&text, &running).filter(|address| subnet.contains(*address)) {
             tracing::info!(%left, "an address that an earlier gateway left behind");
             self.0.lock().insert(left);
             self.remove(left).await;
@@ -94,12 +107,19 @@ impl Aliases {
     }
 }
 
-/// The addresses in what `ip -o addr show` prints.
-fn labelled(text: &str) -> impl Iterator<Item = IpAddr> {
+/// The addresses in what `ip -o addr show` prints, and the processes of their labels.
+fn labelled(text: &str) -> impl Iterator<Item = (IpAddr, Option<u32>)> {
     text.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip_while(|word| !matches!(*word, "inet" | "inet6"));
-        words.nth(1)?.split('/').next()?.parse().ok()
+        let address = words.nth(1)?.split('/').next()?.parse().ok()?;
+        let label = words.find_map(|word| word.strip_prefix(LABEL))?;
+        Some((address, label.trim_end_matches('\\').parse().ok()))
     })
+}
+
+/// Those that none of these processes uses.
+fn left_behind(text: &str, running: &BTreeSet<u32>) -> impl Iterator<Item = IpAddr> {
+    labelled(text).filter(|(_, pid)| pid.is_none_or(|pid| !running.contains(&pid))).map(|(address, _)| address)
 }
 
 #[cfg(test)]
@@ -108,9 +128,14 @@ mod tests {
 
     #[test]
     fn what_ip_prints_is_read() {
-        let text = "1: lo    inet 10.4.0.1/32 scope host lo:pilot\\       valid_lft forever preferred_lft forever\n\
-                    1: lo    inet 10.4.0.2/32 scope host lo:pilot\n1: lo\n";
-        assert_eq!(labelled(text).collect::<Vec<_>>(), [IpAddr::from([10, 4, 0, 1]), IpAddr::from([10, 4, 0, 2])]);
+        let text = "1: lo    inet 10.4.0.1/32 scope host lo:p17\\       valid_lft forever preferred_lft forever\n\
+                    1: lo    inet 10.4.0.2/32 scope host lo:p4194304\n1: lo    inet 10.4.0.3/32 scope host lo:pilot\n1: lo\n\
+                    1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever\n";
+        let ip = |last| IpAddr::from([10, 4, 0, last]);
+        let all = [(ip(1), Some(17)), (ip(2), Some(4_194_304)), (ip(3), None)];
+        assert_eq!(labelled(text).collect::<Vec<_>>(), all);
+        // Those of a gateway that runs are not for another one to take away.
+        assert_eq!(left_behind(text, &BTreeSet::from([17])).collect::<Vec<_>>(), [ip(2), ip(3)]);
     }
 
     #[tokio::test]

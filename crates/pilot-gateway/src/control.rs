@@ -71,6 +71,9 @@ async fn client(shared: Arc<Shared>, mut stream: UnixStream) {
                 }
                 Err(error) => failed(error.code(), error.to_string(), ""),
             },
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                failed("bad_request", error.to_string(), "")
+            }
             // Gone, or silent: there is nobody to tell.
             Ok(Err(_)) | Err(_) => return,
         }

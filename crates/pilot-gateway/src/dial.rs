@@ -14,6 +14,8 @@ use pilot_wire::{Address, SocketAddress};
 
 /// How long a name keeps the address that was found for it.
 const NAME_LIFE: Duration = Duration::from_secs(30);
+/// Longest wait for the node at the end.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Names remembered. When there are more, all are forgotten.
 const MAX_NAMES: usize = 1024;
 
@@ -141,6 +143,13 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) fn new(env: Env, network: Arc<dyn Pilot>, limit: Duration) -> Self {
         Self { env, network, limit, names: Mutex::default() }
+    }
+
+    /// Waits, but not for long, until the node has heard everything that was said of streams. When the program ends first, the
+    /// node takes the ends of its streams for orderly ones.
+    pub(crate) async fn settle(&self) {
+        // It answers in turn; what it says does not matter, nor does a node that is away.
+        let _ = tokio::time::timeout(SETTLE_LIMIT, self.network.info()).await;
     }
 
     /// The address of a destination.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::ports::MAX_LISTENED;
 use crate::table::TableError;
 
 /// Why the gateway does not start, or does not do what it was told.
@@ -39,6 +40,11 @@ pub enum GatewayError {
         /// The reasons.
         why: String,
     },
+    /// Too many ports are listened on.
+    #[error(
+        "with this one, more than {MAX_LISTENED} ports of mapped addresses would be listened on, which is the limit"
+    )]
+    Ports,
     /// The loopback interface does not take the address.
     #[error("cannot add {ip} to the loopback interface: {why}")]
     Alias {
@@ -75,7 +81,9 @@ impl GatewayError {
         match self {
             Self::Table(error) => error.code(),
             Self::Remote { .. } => "invalid_argument",
-            Self::Listen { .. } | Self::NoPort { .. } | Self::Alias { .. } | Self::Control { .. } => "internal",
+            Self::Listen { .. } | Self::NoPort { .. } | Self::Ports | Self::Alias { .. } | Self::Control { .. } => {
+                "internal"
+            }
             Self::Target(_) => "not_found",
             Self::Unreachable(_) => "connection_failed",
             Self::Running(_) => "already_exists",
@@ -101,6 +109,7 @@ impl GatewayError {
             }
             Self::Listen { .. } => "choose another port, or end the program that has it",
             Self::NoPort { .. } => "ports below 1024 need root: --ports 8080:80 leads from 8080 here to 80 there",
+            Self::Ports => "map fewer ports (--ports), or take addresses back with: pilotctl gateway unmap <ip>",
             Self::Alias { .. } => "only root can add addresses: use --subnet 127.4.0.0/16, or --socks5 or --http-proxy",
             Self::Target(_) => "check the name: pilotctl find <hostname>",
             Self::Unreachable(_) => "check that the daemon runs and is registered: pilotctl info",

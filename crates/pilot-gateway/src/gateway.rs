@@ -5,25 +5,25 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pilot::Pilot;
-use pilot_env::{Env, NetStream, TcpListener};
+use pilot_env::{Env, TcpListener};
 use pilot_wire::gateway::name::Destination;
 use pilot_wire::{Address, gateway::name::NameError};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::alias::Aliases;
 use crate::control;
 use crate::dial::{Cause, Dialer, Refusal};
+use crate::door::{Doorman, Entry, Throttle};
 use crate::error::GatewayError;
 use crate::mapped::Mapping;
-use crate::ports::PortPair;
+use crate::ports::{MAX_LISTENED, PortPair};
 use crate::relay::{Activity, Client};
 use crate::table::{Subnet, Table};
 use crate::{http, socks};
@@ -86,15 +86,16 @@ pub struct Gateway {
 pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) dialer: Dialer,
-    pub(crate) http_proxy: Option<SocketAddr>,
+    http_proxy: Option<SocketAddr>,
     socks5: Option<SocketAddr>,
     config: GatewayConfig,
     mappings: Mutex<Mappings>,
     /// Held while mappings change, which takes the system some time.
     changing: tokio::sync::Mutex<()>,
     aliases: Aliases,
-    slots: Arc<Semaphore>,
-    turned_away: AtomicU64,
+    doorman: Doorman,
+    /// For lines that somebody else can cause.
+    lines: Throttle,
     last_error: Mutex<Option<String>>,
     /// Ends everything.
     stop: CancellationToken,
@@ -121,7 +122,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`]; nothing is left behind then.
-    pub async fn start(env: Env, network: Arc<dyn Pilot>, mut config: GatewayConfig) -> Result<Self, GatewayError> {
+    pub async fn start(env: Env, network: Arc<dyn Pilot>, config: GatewayConfig) -> Result<Self, GatewayError> {
         let open = |what: &'static str, addr: Option<SocketAddr>| -> Result<Option<TcpListener>, GatewayError> {
             let Some(addr) = addr else { return Ok(None) };
             if !config.allow_remote && !addr.ip().is_loopback() {
@@ -137,7 +138,7 @@ impl Gateway {
         let socks5 = open("--socks5", config.socks5)?;
         let http_proxy = open("--http-proxy", config.http_proxy)?;
         let bound = |listener: &Option<TcpListener>| listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        config.users.sort_unstable();
+        let allow = (config.allow_remote, config.allow_users);
         let shared = Arc::new(Shared {
             dialer: Dialer::new(env.clone(), network, config.dial_limit),
             http_proxy: bound(&http_proxy),
@@ -145,8 +146,8 @@ impl Gateway {
             mappings: Mutex::new(Mappings { table: Table::new(config.subnet), entries: BTreeMap::new() }),
             changing: tokio::sync::Mutex::default(),
             aliases: Aliases::default(),
-            slots: Arc::new(Semaphore::new(config.max_connections)),
-            turned_away: AtomicU64::new(0),
+            doorman: Doorman::new(env.clone(), &config.users, allow, config.max_connections),
+            lines: Throttle::default(),
             last_error: Mutex::default(),
             stop: CancellationToken::new(),
             stop_asked: CancellationToken::new(),
@@ -154,7 +155,7 @@ impl Gateway {
             env,
             config,
         });
-        shared.aliases.adopt(shared.config.subnet).await;
+        shared.aliases.adopt(&shared.env, shared.config.subnet).await;
         if let Some(listener) = socks5 {
             shared.open_door(listener, shared.stop.clone(), socks::serve);
         }
@@ -208,10 +209,10 @@ impl Gateway {
     pub async fn shutdown(self) {
         let shared = &self.shared;
         shared.stop.cancel();
-        // No mapping is half made when the addresses go.
-        let _changing = shared.changing.lock().await;
         shared.tasks.close();
+        // Changes of mappings are among them, so that none is half made when the addresses go.
         shared.tasks.wait().await;
+        shared.dialer.settle().await;
         shared.aliases.clear().await;
     }
 }
@@ -251,8 +252,24 @@ impl Shared {
 
     /// Keeps in mind what went wrong last.
     pub(crate) fn refused(&self, refusal: &Refusal) {
-        tracing::info!(why = refusal.message, "a connection was refused");
+        self.note(Some(refusal.cause), &refusal.message, "a connection was refused");
         *self.last_error.lock() = Some(refusal.message.clone());
+    }
+
+    /// A line about a connection that failed: one of each, unless it is those of somebody else, who could fill a disk.
+    pub(crate) fn note(&self, cause: Option<Cause>, why: &str, what: &'static str) {
+        let others = if cause == Some(Cause::Forbidden) { self.lines.pass(self.env.now()) } else { Some(0) };
+        if let Some(others) = others {
+            tracing::info!(why, others, "{what}");
+        }
+    }
+
+    /// Work that is finished also when whoever wanted it has gone, or the gateway ends.
+    async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, GatewayError>> + Send + 'static,
+    ) -> Result<T, GatewayError> {
+        self.tasks.spawn(work).await.unwrap_or(Err(GatewayError::Stopping))
     }
 
     /// Accepts connections until `until`.
@@ -267,22 +284,33 @@ impl Shared {
         let shared = self.clone();
         self.tasks.spawn(async move {
             loop {
-                let accepted = tokio::select! {
-                    () = until.cancelled() => return,
-                    accepted = listener.accept() => accepted,
+                let next = async {
+                    let accepted = listener.accept().await;
+                    (accepted, shared.doorman.turn().await)
                 };
+                let Some((accepted, Some(turn))) = until.run_until_cancelled(next).await else { return };
                 match accepted {
                     Ok(stream) => {
-                        let Some((stream, slot)) = shared.admit(stream) else { continue };
                         let (shared, serve) = (shared.clone(), serve.clone());
                         shared.clone().spawn(async move {
-                            let permission = shared.permission(stream.peer_addr(), stream.local_addr()).await;
-                            let activity = Activity::new(shared.env.clone(), shared.config.idle_limit);
-                            serve(shared, Guest { client: Client::new(stream, activity), permission, slot }).await;
+                            match shared.doorman.admit((stream.peer_addr(), stream.local_addr()), turn).await {
+                                Ok(Entry { permission, place }) => {
+                                    let activity = Activity::new(shared.env.clone(), shared.config.idle_limit);
+                                    let client = Client::new(stream, activity);
+                                    serve(shared, Guest { client, permission, slot: place }).await;
+                                }
+                                Err(why) => {
+                                    *shared.last_error.lock() = Some(why);
+                                    stream.reset_on_drop();
+                                }
+                            }
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
+                        drop(turn);
+                        if let Some(others) = shared.lines.pass(shared.env.now()) {
+                            tracing::warn!(%error, others, "cannot accept a connection");
+                        }
                         shared.env.sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -290,44 +318,18 @@ impl Shared {
         });
     }
 
-    /// A place for a connection, unless it comes from elsewhere or there are too many.
-    fn admit(&self, stream: NetStream) -> Option<(NetStream, OwnedSemaphorePermit)> {
-        let (peer, own) = (stream.peer_addr(), stream.local_addr());
-        let why = match self.slots.clone().try_acquire_owned() {
-            Ok(slot) if self.config.allow_remote || is_local(peer, own) => return Some((stream, slot)),
-            Ok(_) => format!("{peer} is another machine; --allow-remote would let it in"),
-            Err(_) => format!("{} connections are open, which is the limit", self.config.max_connections),
-        };
-        self.turned_away.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(%peer, why, "a connection was turned away");
-        *self.last_error.lock() = Some(why);
-        stream.reset_on_drop();
-        None
-    }
-
-    /// Whether the owner of a connection may use the gateway: the daemon behind it serves its own user only.
-    async fn permission(&self, peer: SocketAddr, own: SocketAddr) -> Result<(), Refusal> {
-        if self.config.allow_users || !is_local(peer, own) {
-            return Ok(());
-        }
-        let env = self.env.clone();
-        let owner = tokio::task::spawn_blocking(move || env.tcp_user(peer, own)).await;
-        let whose = match owner {
-            Ok(Ok(Some(user))) if user == 0 || self.config.users.contains(&user) => return Ok(()),
-            Ok(Ok(Some(user))) => format!("the connection belongs to user {user}"),
-            Ok(Ok(None)) => "the system does not tell whose the connection is".to_owned(),
-            Ok(Err(error)) => format!("the system does not tell whose the connection is: {error}"),
-            Err(_) => "the gateway is stopping".to_owned(),
-        };
-        Err(Refusal::new(
-            Cause::Forbidden,
-            format!("{whose}, and this gateway serves user {} only", self.config.users.first().copied().unwrap_or(0)),
-            "start it with --allow-users to let every user of this host in",
-        ))
-    }
-
     pub(crate) async fn map(self: &Arc<Self>, target: &str, asked: Option<IpAddr>) -> Result<Value, GatewayError> {
         let address = self.find(target).await?;
+        let (shared, target) = (self.clone(), target.to_owned());
+        self.finish(async move { shared.put(address, &target, asked).await }).await
+    }
+
+    async fn put(
+        self: &Arc<Self>,
+        address: Address,
+        target: &str,
+        asked: Option<IpAddr>,
+    ) -> Result<Value, GatewayError> {
         let _changing = self.changing.lock().await;
         if self.stop.is_cancelled() {
             return Err(GatewayError::Stopping);
@@ -357,6 +359,11 @@ impl Shared {
         address: Address,
         target: &str,
     ) -> Result<Arc<Mapping>, GatewayError> {
+        let listened = |mapping: &Arc<Mapping>| mapping.ports.len() + mapping.failed.len();
+        let listened: usize = self.mappings.lock().entries.values().map(listened).sum();
+        if listened + self.config.ports.len() > MAX_LISTENED {
+            return Err(GatewayError::Ports);
+        }
         self.aliases.add(ip).await.map_err(|why| GatewayError::Alias { ip, why })?;
         let mut mapping = Mapping::new(ip, address, target, self.stop.child_token());
         let mut listeners = Vec::new();
@@ -386,7 +393,12 @@ impl Shared {
         Ok(mapping)
     }
 
-    pub(crate) async fn unmap(&self, ip: IpAddr) -> Result<Value, GatewayError> {
+    pub(crate) async fn unmap(self: &Arc<Self>, ip: IpAddr) -> Result<Value, GatewayError> {
+        let shared = self.clone();
+        self.finish(async move { shared.take(ip).await }).await
+    }
+
+    async fn take(&self, ip: IpAddr) -> Result<Value, GatewayError> {
         let _changing = self.changing.lock().await;
         let (address, mapping) = {
             let mut mappings = self.mappings.lock();
@@ -415,7 +427,6 @@ impl Shared {
     pub(crate) fn list(&self) -> Value {
         let mappings: Vec<Value> = self.mappings.lock().entries.values().map(|mapping| mapping.to_json()).collect();
         let text = |addr: Option<SocketAddr>| addr.map(|addr| addr.to_string());
-        let open = self.config.max_connections.saturating_sub(self.slots.available_permits());
         json!({
             "total": mappings.len(),
             "mappings": mappings,
@@ -423,9 +434,9 @@ impl Shared {
             "socks5": text(self.socks5),
             "http_proxy": text(self.http_proxy),
             "pid": std::process::id(),
-            "connections": open,
+            "connections": self.doorman.connections(),
             "max_connections": self.config.max_connections,
-            "turned_away": self.turned_away.load(Ordering::Relaxed),
+            "turned_away": self.doorman.turned_away(),
             "last_error": *self.last_error.lock(),
         })
     }
@@ -435,28 +446,10 @@ impl Shared {
     }
 }
 
-/// Whether a connection comes from this host: from a loopback address, or from the very address it goes to, as the kernel
-/// chooses for an address of our own. (Linux takes packets for every own address from every interface.)
-fn is_local(peer: SocketAddr, own: SocketAddr) -> bool {
-    peer.ip().is_loopback() || peer.ip() == own.ip()
-}
-
 fn why_not(port: u16, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied if port < 1024 => "ports below 1024 need root".to_owned(),
         io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_host_is_local() {
-        let is = |peer: &str, own: &str| is_local(peer.parse().unwrap(), own.parse().unwrap());
-        assert!(is("127.0.0.1:5", "127.4.0.1:80") && is("10.4.0.1:5", "10.4.0.1:80") && is("[::1]:5", "[::1]:80"));
-        assert!(!is("10.4.0.2:5", "10.4.0.1:80") && !is("192.0.2.7:5", "127.0.0.1:80"));
     }
 }

@@ -4,25 +4,29 @@
 //! hyper reads and writes HTTP; nothing but heads is held, bodies pass as fast as the slower side takes them.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri, client::conn::http1 as client};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pilot_env::http::innermost;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::dial::{Cause, Refusal};
 use crate::gateway::{Guest, Shared};
-use crate::relay::{Client, relay};
+use crate::relay::{Client, Debt, relay};
 
 /// The head of a request must be complete within this time; so long, too, may a kept connection be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -47,23 +51,68 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
+/// A body that the client waits for. However it was asked for, it must not look whole when it is not: a client of HTTP/1.0
+/// knows no other end than that of the connection.
+struct Owed {
+    body: Body,
+    /// Whose it is; nobody's, where a tunnel follows, which has a debt of its own.
+    debt: Option<Arc<Debt>>,
+}
+
+impl hyper::body::Body for Owed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = frame {
+            // It stays owed.
+            self.debt = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Owed {
+    /// hyper drops a body when it has taken all that the client shall get of it, or with the connection, and nothing is
+    /// flushed any more then.
+    fn drop(&mut self) {
+        if let Some(debt) = &self.debt {
+            debt.said();
+        }
+    }
+}
+
 /// Serves one connection.
 pub(crate) async fn serve(shared: Arc<Shared>, guest: Guest) {
     let Guest { client, permission, slot } = guest;
-    let activity = Arc::clone(client.activity());
+    let (activity, debt, own) = (Arc::clone(client.activity()), Arc::clone(client.debt()), client.local_addr());
     // Held by the tunnel that a CONNECT leaves behind, too.
     let slot = Arc::new(slot);
     let service = service_fn(move |request| {
         let (shared, slot, permission) = (Arc::clone(&shared), Arc::clone(&slot), permission.clone());
+        let debt = Arc::clone(&debt);
+        debt.owe();
         async move {
+            let tunnel = request.method() == Method::CONNECT;
             let answered = match permission {
-                Ok(()) => answer(&shared, request, slot).await,
+                Ok(()) => answer(&shared, request, own, slot).await,
                 Err(refusal) => Err(refusal),
             };
-            Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| {
+            let debt = (!tunnel || answered.is_err()).then_some(debt);
+            let answer = answered.unwrap_or_else(|refusal| {
                 shared.refused(&refusal);
                 refuse(&refusal)
-            }))
+            });
+            Ok::<_, Infallible>(answer.map(|body| Owed { body, debt }))
         }
     });
     let serving = server::Builder::new()
@@ -87,6 +136,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, guest: Guest) {
 async fn answer(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
+    own: SocketAddr,
     slot: Arc<OwnedSemaphorePermit>,
 ) -> Result<Response<Body>, Refusal> {
     if request.method() == Method::CONNECT {
@@ -100,7 +150,7 @@ async fn answer(
             format!("{} cannot be fetched: this proxy speaks http", request.uri()),
             "programs reach https:// through CONNECT",
         )),
-        (None, _) => own_page(shared, &request),
+        (None, _) => own_page(&request, own),
     }
 }
 
@@ -150,7 +200,7 @@ async fn forward(
     let to = shared.destination(authority.host())?;
     let stream = shared.dialer.dial(&to, port).await?;
     let broken = |error: hyper::Error| {
-        let why = reason(&error);
+        let why = innermost(&error);
         Refusal::new(Cause::Unreachable, format!("{to}, port {port}: the agent's answer broke off: {why}"), "")
     };
     let shaking =
@@ -212,11 +262,12 @@ fn clean(headers: &mut HeaderMap) {
     headers.remove("keep-alive");
 }
 
-/// What the proxy itself serves: the file that tells browsers to use it for agents and for nothing else.
-fn own_page(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+/// What the proxy itself serves: the file that tells browsers to use it for agents and for nothing else. `proxy` is the
+/// address at which this client has reached it, and so can again.
+fn own_page<B>(request: &Request<B>, proxy: SocketAddr) -> Result<Response<Body>, Refusal> {
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
-    match (is_get, request.uri().path(), shared.http_proxy) {
-        (true, "/proxy.pac", Some(proxy)) => {
+    match (is_get, request.uri().path()) {
+        (true, "/proxy.pac") => {
             let text = format!(
                 "function FindProxyForURL(url, host) {{\n  return dnsDomainIs(host, \".pilot\") ? \"PROXY {proxy}\" : \
                  \"DIRECT\";\n}}\n"
@@ -262,19 +313,11 @@ fn refuse(refusal: &Refusal) -> Response<Body> {
     if let Ok(status) = HeaderValue::from_str(&status) {
         headers.insert("proxy-status", status);
     }
-    if refusal.status() == StatusCode::BAD_REQUEST {
+    // Who may not use the gateway shall not keep a place in it either.
+    if refusal.status() == StatusCode::BAD_REQUEST || refusal.cause == Cause::Forbidden {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
-}
-
-/// The innermost cause, which is the one that helps.
-fn reason(error: &hyper::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
@@ -304,6 +347,22 @@ mod tests {
             headers.iter().collect::<Vec<_>>(),
             [(&"x-end".parse().unwrap(), &HeaderValue::from_static("kept"))]
         );
+    }
+
+    #[test]
+    fn a_browser_is_told_the_address_that_it_can_reach() {
+        let request = Request::get("/proxy.pac").body(()).unwrap();
+        let page = own_page(&request, "192.0.2.7:3128".parse().unwrap()).unwrap();
+        let page = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(page.into_body().collect());
+        assert!(String::from_utf8_lossy(&page.unwrap().to_bytes()).contains("\"PROXY 192.0.2.7:3128\""));
+    }
+
+    #[test]
+    fn whom_it_does_not_serve_keeps_no_connection() {
+        let refusal = Refusal::new(Cause::Forbidden, "somebody else", "");
+        assert_eq!(refuse(&refusal).headers()[header::CONNECTION], "close");
+        let refusal = Refusal::new(Cause::NotFound, "nobody", "");
+        assert_eq!(refuse(&refusal).headers().get(header::CONNECTION), None);
     }
 
     #[test]

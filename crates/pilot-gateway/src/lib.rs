@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`table`] | which agent has which address; pure |
 //! | `dial` | from a name to a stream, with reasons |
+//! | `door` | who is let in, and how many |
 //! | `relay` | bytes between a TCP connection and a stream |
 //! | `mapped`, `socks`, `http` | the doors |
 //! | `alias` | addresses of the loopback interface |
@@ -18,6 +19,7 @@
 mod alias;
 pub mod control;
 mod dial;
+mod door;
 mod error;
 mod gateway;
 mod http;

@@ -6,6 +6,8 @@ use std::fmt;
 pub const DEFAULT_PORTS: &str = "80,443,1000,1001,1002,7,8080,8443";
 /// Most ports of one address.
 const MAX_PORTS: usize = 64;
+/// Most ports of all mapped addresses, those that cannot be listened on included.
+pub(crate) const MAX_LISTENED: usize = 8192;
 
 /// A port of this host and the port of the agent it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

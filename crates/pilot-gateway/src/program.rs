@@ -2,7 +2,6 @@
 //! on the gateway of this user that runs.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,15 +11,18 @@ use std::time::Duration;
 use pilot::{Driver, Options};
 use pilot_env::Env;
 use pilot_env::args::{ArgsError, Flag, Flags, Program};
+use pilot_env::output::{self, eprint, print};
 use pilot_wire::gateway::control::{Answer, Request};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::table::{OFFICIAL_SUBNET, Subnet, UNPRIVILEGED_SUBNET};
 use crate::{DEFAULT_PORTS, Gateway, GatewayConfig, control, parse_ports};
 
 /// How long a connection waits for a daemon that restarts.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(10);
+/// Shortest silence that may end a connection.
+const MIN_IDLE: Duration = Duration::from_secs(1);
 /// Words that stand behind the flags.
 const COMMANDS: [&str; 5] = ["run", "map", "unmap", "list", "stop"];
 
@@ -86,26 +88,69 @@ pub fn targets(words: &[String]) -> Result<Vec<(String, Option<IpAddr>)>, String
     Ok(targets)
 }
 
-/// A driver for a gateway: it goes on when the daemon restarts.
+/// A driver for a gateway: it goes on when the daemon restarts. `None` looks for the daemon in the usual places.
 ///
 /// # Errors
 /// When no daemon answers.
-pub async fn driver(socket: &Path) -> Result<Driver, pilot::Error> {
-    Driver::connect_with(socket, Options::default().patience(DAEMON_PATIENCE)).await
+pub async fn driver(socket: Option<&Path>) -> Result<Driver, pilot::Error> {
+    let options = Options::default().patience(DAEMON_PATIENCE);
+    match socket {
+        Some(socket) => Driver::connect_with(socket, options).await,
+        None => Driver::connect_default_with(options).await,
+    }
 }
 
-/// Waits until the gateway is to end: SIGTERM, SIGINT, or `stop` over the control socket.
+/// Checks how long a connection may be silent.
 ///
 /// # Errors
-/// When signals cannot be listened for.
-pub async fn until_told(gateway: &Gateway) -> std::io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = gateway.stop_asked() => {}
+/// Says what is expected.
+pub fn idle_limit(limit: Duration) -> Result<Duration, String> {
+    match limit >= MIN_IDLE {
+        true => Ok(limit),
+        false => Err("at least 1s is needed: a shorter silence would end every connection at once".to_owned()),
     }
-    Ok(())
+}
+
+/// What ends a gateway: SIGTERM, SIGINT, or `stop` over its control socket.
+pub struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ending {
+    /// Listens for signals from now on. Do that before the gateway starts: what it has added to this host by the time a
+    /// signal comes must be taken away again.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Does what comes first in the life of a gateway, and then waits for the end. The end may come first; what was begun
+    /// is given up then.
+    ///
+    /// # Errors
+    /// That of `first`.
+    pub async fn after<E>(&mut self, gateway: &Gateway, first: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+        let told = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                () = gateway.stop_asked() => {}
+            }
+        };
+        let work = async {
+            match first.await {
+                Ok(()) => std::future::pending().await,
+                Err(error) => Err(error),
+            }
+        };
+        tokio::select! {
+            () = told => Ok(()),
+            failed = work => failed,
+        }
+    }
 }
 
 /// Runs the program; `args` are without its name. Exit status: 0 in order, 1 when something failed, 2 for a bad command line.
@@ -117,7 +162,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(flags) => flags,
         Err(ArgsError::Help) => {
             print(&PROGRAM.usage());
-            return ExitCode::SUCCESS;
+            return output::success(lost);
         }
         Err(error) => {
             complain(&error.to_string(), "pilot-gateway -h lists the flags");
@@ -126,7 +171,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     if flags.bool("version") {
         print(concat!("pilot-gateway ", env!("CARGO_PKG_VERSION"), "\n"));
-        return ExitCode::SUCCESS;
+        return output::success(lost);
     }
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let Some((command, words)) = words.split_first() else {
@@ -151,7 +196,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => output::success(lost),
         Err((message, hint)) => {
             complain(&message, &hint);
             ExitCode::FAILURE
@@ -166,14 +211,9 @@ fn plain(message: impl ToString) -> Failure {
     (message.to_string(), String::new())
 }
 
-fn print(text: &str) {
-    // Nobody may be reading, which is no reason to stop.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    let _ = std::io::stdout().flush();
-}
-
-fn eprint(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+/// Tells that output was lost.
+fn lost(why: &str) {
+    complain(why, "");
 }
 
 /// Fatal errors are printed whatever the log level is.
@@ -201,7 +241,8 @@ fn configure(env: &Env, flags: &Flags) -> Result<GatewayConfig, Failure> {
     config.allow_users = flags.bool("allow-users");
     config.users = users(env, std::env::var("SUDO_UID").ok().as_deref());
     config.max_connections = usize::try_from(flags.uint("max-connections")).unwrap_or(usize::MAX);
-    config.idle_limit = flags.duration("idle-timeout");
+    config.idle_limit =
+        idle_limit(flags.duration("idle-timeout")).map_err(|why| plain(format!("-idle-timeout: {why}")))?;
     config.control = Some(control_socket()?);
     Ok(config)
 }
@@ -212,10 +253,8 @@ async fn run(flags: &Flags, words: &[String]) -> Result<(), Failure> {
     let no_daemon = |error: pilot::Error| {
         (format!("start gateway: connect to daemon: {error}"), error.hint().unwrap_or_default().into_owned())
     };
-    let driver = match flags.non_empty("socket") {
-        Some(socket) => driver(Path::new(socket)).await.map_err(no_daemon)?,
-        None => Driver::connect_default().await.map_err(no_daemon)?,
-    };
+    let driver = driver(flags.non_empty("socket").map(Path::new)).await.map_err(no_daemon)?;
+    let mut end = Ending::listen().map_err(|error| plain(format!("listen for signals: {error}")))?;
     let failed = |error: crate::GatewayError| (error.to_string(), error.hint().to_owned());
     let gateway = Gateway::start(env, Arc::new(driver), config).await.map_err(failed)?;
     let served = async {
@@ -229,9 +268,9 @@ async fn run(flags: &Flags, words: &[String]) -> Result<(), Failure> {
                 print(&format!("{name} {addr}\n"));
             }
         }
-        until_told(&gateway).await.map_err(plain)
+        Ok(())
     };
-    let outcome = served.await;
+    let outcome = end.after(&gateway, served).await;
     gateway.shutdown().await;
     outcome
 }
@@ -300,6 +339,14 @@ mod tests {
         assert_eq!(proxy_address("0.0.0.0:1"), Ok(SocketAddr::from(([0, 0, 0, 0], 1))));
         for bad in ["", "x", "1.2.3.4", "65536", "example.org:1"] {
             assert!(proxy_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_silence_of_nothing_would_end_every_connection() {
+        assert_eq!(idle_limit(MIN_IDLE), Ok(MIN_IDLE));
+        for short in [Duration::ZERO, Duration::from_millis(999)] {
+            assert!(idle_limit(short).is_err());
         }
     }
 

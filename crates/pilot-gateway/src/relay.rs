@@ -5,9 +5,10 @@
 //! order reaches the TCP program as a reset, never as an orderly end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -61,24 +62,78 @@ impl Activity {
     }
 }
 
+/// Whether a client still waits for something. If so, a connection that is dropped, for whatever reason, ends with a reset:
+/// an orderly end would say that this was all.
+#[derive(Default)]
+pub(crate) struct Debt(AtomicU8);
+
+impl Debt {
+    const NONE: u8 = 0;
+    /// Something is missing.
+    const OWED: u8 = 1;
+    /// Everything was handed over and may still be in a buffer above the connection.
+    const SAID: u8 = 2;
+
+    /// From now on the client waits for something.
+    pub(crate) fn owe(&self) {
+        self.0.store(Self::OWED, Ordering::Relaxed);
+    }
+
+    /// It was handed over; the next flush has carried it out.
+    pub(crate) fn said(&self) {
+        self.0.store(Self::SAID, Ordering::Relaxed);
+    }
+
+    fn flushed(&self) {
+        let _ = self.0.compare_exchange(Self::SAID, Self::NONE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn settle(&self) {
+        self.0.store(Self::NONE, Ordering::Relaxed);
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != Self::NONE
+    }
+}
+
 /// The TCP side. Whatever passes is activity.
 pub(crate) struct Client {
     stream: NetStream,
     activity: Arc<Activity>,
+    debt: Arc<Debt>,
 }
 
 impl Client {
+    /// A client that waits for nothing yet.
     pub(crate) fn new(stream: NetStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+        Self { stream, activity, debt: Arc::default() }
     }
 
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
+    pub(crate) fn debt(&self) -> &Arc<Debt> {
+        &self.debt
+    }
+
+    /// Our end's address.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr()
+    }
+
     /// Ends it with a reset.
     pub(crate) fn reset(self) {
-        self.stream.reset_on_drop();
+        self.debt.owe();
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.debt.is_open() {
+            self.stream.reset_on_drop();
+        }
     }
 }
 
@@ -119,38 +174,67 @@ impl AsyncWrite for Client {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = result {
+            self.debt.flushed();
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        if let Poll::Ready(Ok(())) = result {
+            self.debt.settle();
+        }
+        result
     }
 }
 
-/// The stream, whose shutdown ends the own direction alone, or nothing where the peer cannot do that.
+/// The stream, whose shutdown ends the own direction alone, or nothing where the peer cannot do that. Dropped before
+/// [`Peer::close`] it ends with a reset, so that the agent does not take for whole what the client has not ended.
 struct Peer {
-    stream: Stream,
+    /// There until it is closed.
+    stream: Option<Stream>,
     /// Whether the peer knows that the client has ended.
     untold: Arc<AtomicBool>,
 }
 
+impl Peer {
+    fn stream(&mut self) -> io::Result<Pin<&mut Stream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Ends it in order.
+    fn close(mut self) {
+        drop(self.stream.take());
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.reset();
+        }
+    }
+}
+
 impl AsyncRead for Peer {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.stream()?.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Peer {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.stream()?.poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let error = match self.stream.poll_close_write(cx) {
+        let error = match self.stream()?.poll_close_write(cx) {
             Poll::Ready(Err(error)) => error,
             other => return other,
         };
@@ -168,12 +252,13 @@ impl AsyncWrite for Peer {
 /// Carries bytes until both directions have ended. `early` is what was read of the client already.
 ///
 /// # Errors
-/// Why it ended otherwise than in order; the client has been reset then.
+/// Why it ended otherwise than in order; both ends have been reset then. So they are when this is given up half way.
 pub(crate) async fn relay(client: Client, early: &[u8], peer: Stream) -> io::Result<()> {
     let activity = Arc::clone(client.activity());
+    client.debt().owe();
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let untold = Arc::new(AtomicBool::new(false));
-    let (mut from_peer, mut to_peer) = tokio::io::split(Peer { stream: peer, untold: Arc::clone(&untold) });
+    let (mut from_peer, mut to_peer) = tokio::io::split(Peer { stream: Some(peer), untold: Arc::clone(&untold) });
     // Set once the peer's direction has ended in order: what the client still sends has nowhere to go then.
     let answered = AtomicBool::new(false);
     let up = async {
@@ -214,8 +299,9 @@ pub(crate) async fn relay(client: Client, early: &[u8], peer: Stream) -> io::Res
             false => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing passed for too long")),
         },
     };
-    if outcome.is_err() {
-        from_client.unsplit(to_client).reset();
+    match &outcome {
+        Ok(()) => from_peer.unsplit(to_peer).close(),
+        Err(_) => from_client.unsplit(to_client).reset(),
     }
     outcome
 }

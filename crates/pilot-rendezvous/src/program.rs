@@ -1,13 +1,13 @@
 //! The program `pilot-rendezvous`: flags in, a running rendezvous until a signal comes (04 §20).
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use pilot_env::Env;
 use pilot_env::args::{ArgsError, Flag, Flags, Program};
+use pilot_env::output::{self, eprint, print};
 use pilot_registry::{AdminToken, NetworkCreation};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,7 +57,7 @@ const MAX_ADMIN_TOKEN: u64 = 4096;
 /// Runs the program until it is told to stop (SIGTERM, SIGINT); arguments are without the program's name.
 ///
 /// Prints `registry ADDR`, `beacon ADDR` and, with TLS, `fingerprint HEX` on standard output once it serves. Exit status: 0
-/// after an orderly stop, 1 when it cannot start, 2 for a bad command line.
+/// after an orderly stop, 1 when it cannot start or its output could not be written, 2 for a bad command line.
 pub fn main<I>(args: I) -> ExitCode
 where
     I: IntoIterator<Item = OsString>,
@@ -66,7 +66,7 @@ where
         Ok(flags) => flags,
         Err(ArgsError::Help) => {
             print(&PROGRAM.usage());
-            return ExitCode::SUCCESS;
+            return output::success(complain);
         }
         Err(error) => {
             complain(&error.to_string());
@@ -78,7 +78,7 @@ where
     };
     if flags.bool("version") {
         print(concat!("pilot-rendezvous ", env!("CARGO_PKG_VERSION"), "\n"));
-        return ExitCode::SUCCESS;
+        return output::success(complain);
     }
     log_to_stderr(&flags);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -89,22 +89,12 @@ where
         }
     };
     match runtime.block_on(run(&flags)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => output::success(complain),
         Err(text) => {
             complain(&text);
             ExitCode::FAILURE
         }
     }
-}
-
-fn print(text: &str) {
-    // Nobody may be reading, which is no reason to stop.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    let _ = std::io::stdout().flush();
-}
-
-fn eprint(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Fatal errors are printed whatever the log level is (04 §24.46).
@@ -208,6 +198,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
         ready.push_str(&format!("fingerprint {fingerprint}\n"));
     }
     print(&ready);
+    if let Some(why) = output::lost() {
+        // Nodes are served all the same.
+        tracing::warn!(why, "where this rendezvous listens could not be written to standard output");
+    }
     // Without a service manager nothing happens, and one that does not listen is no reason to stop.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tokio::select! {

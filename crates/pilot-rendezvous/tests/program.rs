@@ -109,6 +109,17 @@ fn bad_input_gets_one_clear_error() {
 }
 
 #[test]
+fn what_cannot_be_written_is_an_error() {
+    for flag in ["-h", "--version"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command(&[flag]).stdout(full).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("write the output: "), "{error}");
+    }
+}
+
+#[test]
 fn help_and_version_are_told_on_standard_output() {
     for (flag, word) in [("-h", "-registry-addr"), ("--version", env!("CARGO_PKG_VERSION"))] {
         let mut child = command(&[flag]).spawn().unwrap();

@@ -31,6 +31,9 @@ pub(crate) trait Channel: Send + Sync {
     fn poll_close_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Closes both directions, discarding what still arrives, and waits until the node has confirmed.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends both directions at once, so that the peer sees a reset and not an end. Nothing where the node cannot be told:
+    /// dropping the channel then closes it.
+    fn reset(&mut self) {}
     /// How it ended, if it has.
     fn close_reason(&self) -> Option<CloseReason>;
     /// Bytes the peer's node has confirmed, where that is known.
@@ -323,6 +326,22 @@ impl Stream {
         let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
         let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;
         confirmed.unwrap_or_else(|_| Err(StreamError::CloseTimeout.io()))
+    }
+
+    /// Ends the stream in both directions at once: the peer's reads and writes fail with [`CloseReason::Reset`], so that
+    /// what was written so far is not taken for the whole. What the peer has not got yet may be lost. Does not wait.
+    ///
+    /// Nodes that cannot be told (old and official ones, and embedded ones) close the stream instead, as dropping it does.
+    ///
+    /// ```no_run
+    /// # async fn example(mut stream: pilot::Stream, source: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    /// if tokio::io::copy(source, &mut stream).await.is_err() {
+    ///     stream.reset(); // half a file is no file
+    /// }
+    /// # }
+    /// ```
+    pub fn reset(mut self) {
+        self.channel.reset();
     }
 
     /// As `result`, unless it is not there yet and the write deadline has passed.

@@ -16,6 +16,7 @@ mod go;
 mod help;
 mod home;
 mod identity;
+mod log_file;
 mod man;
 mod printer;
 mod process;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         out.error(&error);
         1
     });
-    match printer::lost_output() {
+    match pilot_env::output::lost() {
         Some(why) if code == 0 => {
             out.error(&CliError::internal(format!("write the output: {why}")));
             ExitCode::from(1)

@@ -1,9 +1,8 @@
 //! The one place that writes to standard output and standard error (06 §2.2).
 
-use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::IsTerminal;
 
+use pilot_env::output;
 use pilot_wire::json;
 use serde_json::{Value, json};
 
@@ -44,27 +43,27 @@ impl Printer {
     /// One of many results, while a command runs: a bare object on a line of its own in JSON mode, `human` otherwise.
     pub(crate) fn item(self, data: &Value, human: &str) {
         let text = if self.json { format!("{}\n", json::to_string(data)) } else { human.to_owned() };
-        emit(&mut std::io::stdout().lock(), text.as_bytes());
+        output::print(&text);
     }
 
     /// Text for people on standard output, while a command runs.
     pub(crate) fn text(self, text: &str) {
         if !self.json {
-            emit(&mut std::io::stdout().lock(), text.as_bytes());
+            output::print(text);
         }
     }
 
     /// A line of progress for people on standard error.
     pub(crate) fn note(self, line: &str) {
         if !self.json {
-            emit(&mut std::io::stderr().lock(), format!("{line}\n").as_bytes());
+            output::eprint(&format!("{line}\n"));
         }
     }
 
     /// Progress without a line end.
     pub(crate) fn note_part(self, part: &str) {
         if !self.json {
-            emit(&mut std::io::stderr().lock(), part.as_bytes());
+            output::eprint(part);
         }
     }
 
@@ -72,57 +71,30 @@ impl Printer {
     /// result alone.
     pub(crate) fn progress(self, data: &Value) {
         if self.json {
-            emit(&mut std::io::stderr().lock(), format!("{}\n", json::to_string(data)).as_bytes());
+            output::eprint(&format!("{}\n", json::to_string(data)));
         }
     }
 
     /// An error on standard error.
     pub(crate) fn error(self, error: &CliError) {
         let text = if self.json { format!("{}\n", json::to_string(&error.to_json())) } else { error.to_text() };
-        emit(&mut std::io::stderr().lock(), text.as_bytes());
+        output::eprint(&text);
     }
 
     fn envelope(self, data: &Value) {
         let text = format!("{}\n", json::to_string(&json!({ "data": data, "status": "ok" })));
-        emit(&mut std::io::stdout().lock(), text.as_bytes());
+        output::print(&text);
     }
 }
 
 /// A text on standard output in either mode: help.
 pub(crate) fn say(text: &str) {
-    emit(&mut std::io::stdout().lock(), text.as_bytes());
+    output::print(text);
 }
 
 /// A text on standard error in either mode: the usage text.
 pub(crate) fn complain(text: &str) {
-    emit(&mut std::io::stderr().lock(), text.as_bytes());
-}
-
-/// Why output was lost, the first time it was.
-static LOST: OnceLock<String> = OnceLock::new();
-/// Set once nobody reads any more.
-static READER_GONE: AtomicBool = AtomicBool::new(false);
-
-/// Whether whoever read the output went away: a command that goes on for ever ends then.
-pub(crate) fn reader_gone() -> bool {
-    READER_GONE.load(Ordering::Relaxed)
-}
-
-/// Why some output could not be written (a full disk, say). A result nobody can read is no success.
-pub(crate) fn lost_output() -> Option<&'static str> {
-    LOST.get().map(String::as_str)
-}
-
-/// Writes and flushes. A reader that went away (`pilotctl info | head -1`) is no error of the command; any other failure
-/// is kept for [`lost_output`], so that the command still cleans up before it fails.
-fn emit(to: &mut impl Write, bytes: &[u8]) {
-    match to.write_all(bytes).and_then(|()| to.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            LOST.get_or_init(|| error.to_string());
-        }
-        Err(_) => READER_GONE.store(true, Ordering::Relaxed),
-        Ok(()) => {}
-    }
+    output::eprint(text);
 }
 
 /// JSON over several lines, two spaces deep, keys sorted, escaped as in JSON mode.

@@ -27,8 +27,11 @@ pub(crate) struct Command {
     /// Positional arguments are taken as they are, dashes included (06 §5: commands not marked F).
     pub(crate) raw: bool,
     /// What it does.
-    pub(crate) run: for<'a> fn(&'a App, &'a Args) -> Running<'a>,
+    pub(crate) run: Run,
 }
+
+/// What a command does.
+pub(crate) type Run = for<'a> fn(&'a App, &'a Args) -> Running<'a>;
 
 /// One argument: its form on the usage line, and what it means.
 pub(crate) struct Arg {

@@ -7,12 +7,12 @@ mod support;
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pilot_wire::ipc::{Answer, Request};
 use pilot_wire::{Address, SocketAddress};
 use serde_json::{Value, json};
-use support::{Handler, Place, Run, february, registry, serve};
+use support::{Handler, Place, Run, eventually, exists, february, registry, serve};
 
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| panic!("{text:?}"))
@@ -299,4 +299,77 @@ fn a_silent_peer_ends_no_command_later_than_its_deadline() {
         let run = ended.recv_timeout(std::time::Duration::from_secs(60));
         assert!(run.is_ok(), "{words:?} waits for ever");
     }
+}
+
+#[test]
+fn a_gateway_that_waits_for_a_name_ends_when_it_is_told() {
+    for by_signal in [true, false] {
+        let usual = february(|_| None);
+        let asked = Arc::new(AtomicBool::new(false));
+        let place = Place::new();
+        // The name is asked for, and no answer comes.
+        let silent = {
+            let asked = Arc::clone(&asked);
+            move |request: &Request<'_>, answer: &mut dyn FnMut(Answer<'_>)| match request {
+                Request::ResolveHostname { .. } => asked.store(true, Ordering::Relaxed),
+                _ => usual(request, answer),
+            }
+        };
+        serve(&place, Arc::new(silent));
+        let mut gateway = place.command();
+        gateway.args(["gateway", "start", "--subnet", "127.4.0.0/16", "bob"]).stdin(Stdio::null());
+        let mut gateway = gateway.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("the name to be asked for", || asked.load(Ordering::Relaxed));
+        if by_signal {
+            let process = rustix::process::Pid::from_child(&gateway);
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        } else {
+            assert_eq!(data(&place.run(&["--json", "gateway", "stop"]))["pid"], gateway.id());
+        }
+        let ended = gateway.wait().unwrap();
+        assert_eq!(ended.code(), Some(0), "by a signal: {by_signal}");
+        for left in ["gateway.sock", "gateway.pid"] {
+            assert!(!exists(&place.home().join(".pilot").join(left)), "{left} is left behind");
+        }
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_is_refused() {
+    let place = Place::new();
+    for limit in ["0", "999ms", "-1s"] {
+        let failure = error(&place.run(&["--json", "gateway", "start", &format!("--idle-timeout={limit}")]));
+        assert_eq!(failure["code"], "invalid_argument", "{failure}");
+        assert!(failure["message"].as_str().unwrap().contains("at least 1s"), "{failure}");
+    }
+    for skew in ["0", "-1"] {
+        let words = ["--json", "verify-request", "--envelope", "x", "--signature", "y", &format!("--max-skew={skew}")];
+        let failure = error(&place.run(&words));
+        assert_eq!(failure["code"], "invalid_argument", "{failure}");
+        assert!(failure["message"].as_str().unwrap().contains("at least 1 second"), "{failure}");
+    }
+}
+
+#[test]
+fn a_network_made_with_the_admin_token_belongs_to_the_node_that_runs_here() {
+    let owners = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let registry = registry({
+        let owners = Arc::clone(&owners);
+        move |request| {
+            owners.lock().unwrap().push(request["node_id"].clone());
+            json!({"type": "create_network_ok", "network_id": 1, "name": request["name"], "join_rule": "open"})
+        }
+    });
+    let variables = [("PILOT_REGISTRY", registry.as_str()), ("PILOT_ADMIN_TOKEN", "tok")];
+    let create = ["network", "create", "--name", "lab"];
+    let place = Place::new();
+    let alone = place.run_with(&create, &variables, None);
+    assert!(alone.code == 0 && alone.stderr.contains("no owner"), "{} {}", alone.stdout, alone.stderr);
+    serve(&place, february(|_| None));
+    let owned = place.run_with(&create, &variables, None);
+    assert!(owned.code == 0 && owned.stderr.is_empty(), "{} {}", owned.stdout, owned.stderr);
+    let named = place.run_with(&[&create[..], &["--node-id", "7"]].concat(), &variables, None);
+    assert!(named.code == 0 && named.stderr.is_empty(), "{} {}", named.stdout, named.stderr);
+    // The February daemon is node 1.
+    assert_eq!(*owners.lock().unwrap(), [Value::Null, 1.into(), 7.into()]);
 }

@@ -11,7 +11,7 @@ use pilot_wire::gateway::control::{Answer, MAX_REQUEST, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::patient;
+use crate::{Addresses, patient};
 
 async fn said(path: &Path, line: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(path).await.unwrap();
@@ -27,13 +27,13 @@ async fn said(path: &Path, line: &[u8]) -> Vec<u8> {
 async fn a_running_gateway_is_told_what_to_do_over_its_socket() {
     let net = TestNet::new(2).await.unwrap();
     net.befriend(0, 1).await.unwrap();
-    let env = Env::real();
+    let (env, addresses) = (Env::real(), Addresses::new());
     let home = tempfile::tempdir().unwrap();
     let path = control::socket(home.path());
     let config = || GatewayConfig {
         control: Some(path.clone()),
         ports: parse_ports("18080:80").unwrap(),
-        ..GatewayConfig::new(&env, "127.6.0.0/24".parse().unwrap())
+        ..GatewayConfig::new(&env, addresses.subnet().parse().unwrap())
     };
     let driver: Arc<dyn pilot::Pilot> = Arc::new(net.driver(0).await.unwrap());
     let gateway = Gateway::start(env.clone(), driver.clone(), config()).await.unwrap();
@@ -45,24 +45,27 @@ async fn a_running_gateway_is_told_what_to_do_over_its_socket() {
     let bob = net.node(1).address();
     let ask = async |request| patient("the gateway", control::ask(&env, &path, &request)).await.unwrap();
     let Answer::Done(mapping) = ask(Request::Map { target: bob.to_string(), ip: None }).await else { panic!() };
-    assert_eq!((&mapping["local_ip"], &mapping["pilot_addr"]), (&"127.6.0.1".into(), &bob.to_string().into()));
+    assert_eq!(
+        (&mapping["local_ip"], &mapping["pilot_addr"]),
+        (&addresses.at(1).to_string().into(), &bob.to_string().into())
+    );
     let Answer::Done(list) = ask(Request::List).await else { panic!() };
     assert_eq!((&list["total"], &list["mappings"][0]), (&1.into(), &mapping));
     for (line, code) in [
         (&b"{}\n"[..], "bad_request"),
         (b"\n", "bad_request"),
         (b"{\"command\":\"map\",\"target\":\"bob\"}\n", "not_found"),
-        (b"{\"command\":\"unmap\",\"ip\":\"127.6.0.9\"}\n", "not_found"),
+        (b"{\"command\":\"unmap\",\"ip\":\"10.0.0.9\"}\n", "not_found"),
+        (&[b' '; MAX_REQUEST + 1], "bad_request"),
         (b"\xff\xfe\n", "bad_request"),
     ] {
         let Ok(Answer::Failed { code: got, message, .. }) = Answer::parse(&said(&path, line).await) else { panic!() };
         assert!(got == code && !message.is_empty(), "{line:?}: {got} {message}");
     }
-    // No end of a line, or none in time: no answer, and nobody else waits for it.
+    // No end of a line, or none in time: there is nobody to tell, and nobody else waits for it.
     assert_eq!(said(&path, b"{\"command\":\"list\"}").await, b"");
-    assert_eq!(said(&path, &vec![b' '; MAX_REQUEST + 1]).await, b"");
     let silent = UnixStream::connect(&path).await.unwrap();
-    let Answer::Done(_) = ask(Request::Unmap { ip: [127, 6, 0, 1].into() }).await else { panic!() };
+    let Answer::Done(_) = ask(Request::Unmap { ip: addresses.at(1).into() }).await else { panic!() };
     let Answer::Done(stopping) = ask(Request::Stop).await else { panic!() };
     assert_eq!(stopping["pid"], std::process::id());
     patient("the wish to end", gateway.stop_asked()).await;

@@ -15,13 +15,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::patient;
 use crate::web::{self, BIG, ENDLESS, Seen, pattern};
+use crate::{Addresses, patient};
 
 /// Two agents that trust each other and one that trusts nobody; bob has a web server; a gateway at alice.
 struct World {
     net: TestNet,
     gateway: Gateway,
+    addresses: Addresses,
     seen: Arc<Seen>,
     socks: SocketAddr,
     proxy: SocketAddr,
@@ -39,14 +40,14 @@ async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     net.befriend(0, 1).await.unwrap();
     let seen = Arc::new(Seen::default());
     web::serve(&net.driver(1).await.unwrap(), Arc::clone(&seen)).await;
-    let env = Env::real();
-    let mut config = GatewayConfig::new(&env, "127.4.0.0/16".parse().unwrap());
+    let (env, addresses) = (Env::real(), Addresses::new());
+    let mut config = GatewayConfig::new(&env, addresses.subnet().parse().unwrap());
     config.socks5 = Some(([127, 0, 0, 1], 0).into());
     config.http_proxy = Some(([127, 0, 0, 1], 0).into());
     change(&mut config);
     let gateway = Gateway::start(env, Arc::new(net.driver(0).await.unwrap()), config).await.unwrap();
     let (socks, proxy) = (gateway.socks5_addr().unwrap(), gateway.http_proxy_addr().unwrap());
-    World { net, gateway, seen, socks, proxy }
+    World { net, gateway, addresses, seen, socks, proxy }
 }
 
 impl World {
@@ -139,8 +140,10 @@ async fn socks_leads_to_agents_by_every_name_and_nowhere_else() {
         assert_eq!(code, expected, "{host:?}");
         assert_eq!(patient("the end", rest(tcp)).await.unwrap(), b"");
     }
-    let accepted = tokio::time::timeout(Duration::from_millis(1), outside.accept()).await;
-    assert!(accepted.is_err(), "the gateway connected to a TCP port of this host");
+    // The first to be accepted is the one that comes now.
+    let ours = TcpStream::connect(outside.local_addr().unwrap()).await.unwrap();
+    let (_, first) = patient("our own connection", outside.accept()).await.unwrap();
+    assert_eq!(first, ours.local_addr().unwrap(), "the gateway connected to a TCP port of this host");
     let list = world.gateway.list();
     assert!(list["last_error"].as_str().is_some_and(|why| why.contains("bob.pilot") && why.contains("81")), "{list}");
 
@@ -279,23 +282,23 @@ async fn the_http_proxy_forwards_and_tunnels_and_says_why_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mapped_addresses_lead_to_their_agents_until_they_are_taken_back() {
     let world = world(|config| config.ports = parse_ports("7:7,8080:80").unwrap_or_default()).await;
-    // Ports of a mapped address are fixed; this one is free on 127.4.
+    let ip = |offset| world.addresses.at(offset);
     let mapping = world.gateway.map("bob.pilot", None).await;
     let mapping = match mapping {
         Ok(mapping) => mapping,
         Err(error) => panic!("{error}"),
     };
-    assert_eq!(mapping["local_ip"], "127.4.0.1");
-    let again = world.gateway.map(&world.net.node(1).address().to_string(), Some([127, 4, 9, 9].into())).await.unwrap();
-    assert_eq!(again["local_ip"], "127.4.0.1", "an agent keeps its address");
+    assert_eq!(mapping["local_ip"], ip(1).to_string());
+    let again = world.gateway.map(&world.net.node(1).address().to_string(), Some(ip(9).into())).await.unwrap();
+    assert_eq!(again["local_ip"], ip(1).to_string(), "an agent keeps its address");
     let root = mapping["failed"].as_array().is_some_and(Vec::is_empty);
-    let web: SocketAddr = "127.4.0.1:8080".parse().unwrap();
+    let web = SocketAddr::from((ip(1), 8080));
     let mut tcp = TcpStream::connect(web).await.unwrap();
     tcp.write_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let page = patient("the page", rest(tcp)).await.unwrap();
     assert!(page.ends_with(&pattern(BIG)), "{} bytes", page.len());
     if root {
-        echoes(TcpStream::connect("127.4.0.1:7").await.unwrap(), &pattern(300_000)).await;
+        echoes(TcpStream::connect((ip(1), 7)).await.unwrap(), &pattern(300_000)).await;
     }
     // A connection that stands survives the address.
     let mut stands = TcpStream::connect(web).await.unwrap();
@@ -306,10 +309,10 @@ async fn mapped_addresses_lead_to_their_agents_until_they_are_taken_back() {
         }
     })
     .await;
-    for (ip, code) in [([127, 4, 0, 2], "not_found"), ([10, 0, 0, 1], "not_found")] {
-        assert_eq!(world.gateway.unmap(ip.into()).await.unwrap_err().code(), code);
+    for unmapped in [ip(2), [10, 0, 0, 1].into()] {
+        assert_eq!(world.gateway.unmap(unmapped.into()).await.unwrap_err().code(), "not_found");
     }
-    assert_eq!(world.gateway.unmap([127, 4, 0, 1].into()).await.unwrap()["unmapped"], "127.4.0.1");
+    assert_eq!(world.gateway.unmap(ip(1).into()).await.unwrap()["unmapped"], ip(1).to_string());
     patient("the listener's end", async {
         while TcpStream::connect(web).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -323,18 +326,18 @@ async fn mapped_addresses_lead_to_their_agents_until_they_are_taken_back() {
         (world.gateway.list()["total"].clone(), world.gateway.list()["mappings"].clone()),
         (0.into(), Value::Array(vec![]))
     );
-    for (target, ip, code) in [
-        ("bob", Some([10, 5, 0, 1]), "internal"),
+    for (target, asked, code) in [
+        ("bob", Some([10, 5, 0, 1].into()), "internal"),
         ("nobody", None, "not_found"),
         ("example.org", None, "not_found"),
-        ("bob", Some([127, 4, 0, 1]), ""),
-        ("stranger", Some([127, 4, 0, 1]), "internal"),
+        ("bob", Some(ip(1)), ""),
+        ("stranger", Some(ip(1)), "internal"),
     ] {
-        let outcome = world.gateway.map(target, ip.map(Into::into)).await;
-        assert_eq!(outcome.as_ref().err().map_or("", |error| error.code()), code, "{target} {ip:?}: {outcome:?}");
+        let outcome = world.gateway.map(target, asked.map(Into::into)).await;
+        assert_eq!(outcome.as_ref().err().map_or("", |error| error.code()), code, "{target} {asked:?}: {outcome:?}");
     }
     // Somebody else has the only port of an address.
-    let taken = std::net::TcpListener::bind("127.4.0.2:8080").unwrap();
+    let taken = std::net::TcpListener::bind((ip(2), 8080)).unwrap();
     let other = world.gateway.map("stranger", None).await;
     match root {
         true => assert_eq!(other.unwrap()["failed"][0]["error"], "another program listens there"),
@@ -415,12 +418,82 @@ async fn a_slow_reader_holds_its_agent_back_and_nobody_gets_more_than_the_limit(
     world.end().await;
 }
 
+/// Reads to the end, which must be a reset; what came before it.
+async fn until_reset(mut tcp: TcpStream) -> usize {
+    let mut got = Vec::new();
+    let end = patient("the end", tcp.read_to_end(&mut got)).await;
+    assert_eq!(
+        end.map_err(|error| error.kind()),
+        Err(io::ErrorKind::ConnectionReset),
+        "{} bytes looked whole",
+        got.len()
+    );
+    got.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_breaks_off_ends_with_a_reset_on_both_sides() {
+    let world = world(|config| config.ports = parse_ports("8080:80,8090:90").unwrap_or_default()).await;
+    world.gateway.map("bob", None).await.unwrap();
+    let mapped = |port| TcpStream::connect((world.addresses.at(1), port));
+    // The agent breaks off a page without a length, of which a client of HTTP/1.0 sees nothing but the end.
+    let old = async |path: &str| {
+        let mut tcp = TcpStream::connect(world.proxy).await.unwrap();
+        tcp.write_all(format!("GET http://bob.pilot{path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        tcp
+    };
+    until_reset(old("/broken").await).await;
+
+    // A client breaks off what it sends: the agent must not take the part for the whole.
+    let listener = world.net.driver(1).await.unwrap().listen(90).await.unwrap();
+    let (code, socks) = world.socks_name("bob.pilot", 90).await;
+    assert_eq!(code, 0);
+    for mut tcp in [socks, mapped(8090).await.unwrap()] {
+        tcp.write_all(b"half a file").await.unwrap();
+        let mut stream = patient("the stream", listener.accept()).await.unwrap();
+        let mut half = [0; 11];
+        patient("the half", stream.read_exact(&mut half)).await.unwrap();
+        tcp.set_zero_linger().unwrap();
+        drop(tcp);
+        let end = patient("the end", stream.read_u8()).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "{end}");
+    }
+
+    // The gateway ends in the middle of pages, and of something that a client sends.
+    let (_, mut socks) = world.socks_name("bob.pilot", 80).await;
+    socks.write_all(b"GET /unended HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut direct = mapped(8080).await.unwrap();
+    direct.write_all(b"GET /unended HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut proxied = old("/unended").await;
+    for tcp in [&mut socks, &mut direct, &mut proxied] {
+        let mut got = Vec::new();
+        patient("the page's beginning", async {
+            while !got.ends_with(b"only this") {
+                assert!(tcp.read_buf(&mut got).await.unwrap() > 0);
+            }
+        })
+        .await;
+    }
+    let mut upload = mapped(8090).await.unwrap();
+    upload.write_all(b"half a file").await.unwrap();
+    let mut stream = patient("the stream", listener.accept()).await.unwrap();
+    patient("the half", stream.read_exact(&mut [0; 11])).await.unwrap();
+    let World { net, gateway, .. } = world;
+    patient("the gateway's end", gateway.shutdown()).await;
+    for tcp in [socks, direct, proxied, upload] {
+        assert_eq!(until_reset(tcp).await, 0);
+    }
+    let end = patient("the end", stream.read_u8()).await.unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "{end}");
+    net.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doors_open_to_other_machines_and_users_only_when_that_is_wanted() {
     let net = TestNet::new(1).await.unwrap();
     let network: Arc<dyn pilot::Pilot> = Arc::new(net.driver(0).await.unwrap());
     let env = Env::real();
-    let config = || GatewayConfig::new(&env, "127.4.0.0/16".parse().unwrap());
+    let config = || GatewayConfig::new(&env, Addresses::new().subnet().parse().unwrap());
     let everywhere = Some(SocketAddr::from(([0, 0, 0, 0], 0)));
     for wide in [GatewayConfig { socks5: everywhere, ..config() }, GatewayConfig { http_proxy: everywhere, ..config() }]
     {

@@ -81,6 +81,11 @@ fn refused(args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
 }
 
+fn terminate(child: &Child) {
+    let process = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("a signal");
+}
+
 fn ip(args: &[&str]) -> String {
     String::from_utf8(Command::new("ip").args(args).output().expect("ip").stdout).expect("text")
 }
@@ -197,6 +202,19 @@ fn curl_reaches_agents_through_every_door() {
         assert!(!ip(&["addr", "show", "dev", "lo"]).contains("10.4.0.1/32") && !pid_file.exists());
         assert_eq!(refused(&["--proxy", proxy, "http://bob.pilot/"]).0, 7);
 
+        // A signal ends it as well, from the first line on; and another gateway of this host leaves its addresses alone.
+        let (mut gateway, _) = foreground(alice.command(&["--json", "gateway", "start", "--ports", "80", "bob"]));
+        let other_home = tempfile::tempdir().expect("directory");
+        let mut other = Command::new(program("pilot-gateway"));
+        other.env("HOME", other_home.path()).arg("-socket").arg(alice.socket()).args(["-socks5", "1081", "run"]);
+        let (other, first) = foreground(other);
+        assert_eq!(first, "socks5 127.0.0.1:1081\n");
+        assert!(ip(&["addr", "show", "dev", "lo"]).contains("10.4.0.1/32"), "it belongs to a gateway that runs");
+        drop(other);
+        terminate(&gateway.0);
+        assert_eq!(gateway.0.wait().expect("the end").code(), Some(0));
+        assert!(!ip(&["addr", "show", "dev", "lo"]).contains("10.4.0.1/32") && !pid_file.exists());
+
         // One that is killed leaves its address behind; the next one takes it away. In the background this time, and
         // without root's addresses.
         let (gateway, _) = foreground(alice.command(&["--json", "gateway", "start", "--ports", "80", "bob"]));
@@ -228,6 +246,15 @@ fn curl_reaches_agents_through_every_door() {
         let (own, first) = foreground(own);
         assert_eq!(first, format!("mapped 127.8.0.9 → {}\n", bob.address()));
         assert_eq!(fetched(&["http://127.8.0.9:8080/"]), page);
+        let list = |out: Stdio| {
+            let mut list = Command::new(program("pilot-gateway"));
+            list.env("HOME", alice.home()).arg("list").stdout(out).output().expect("list")
+        };
+        assert!(list(Stdio::piped()).status.success());
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let lost = list(full.into());
+        let said = String::from_utf8_lossy(&lost.stderr);
+        assert!(lost.status.code() == Some(1) && said.contains("write the output: "), "{said}");
         drop(own);
     });
 }

@@ -62,6 +62,17 @@ async fn answer(mut stream: Stream, seen: Arc<Seen>) -> io::Result<()> {
             stream.read_exact(&mut body).await?;
             stream.write_all(&page(&format!("{} {}", body.len(), body == pattern(body.len())))).await?;
         }
+        // The same, and it never comes; or it does, and is none.
+        "/unended" | "/broken" => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nonly this").await?;
+            if path == "/broken" {
+                stream.wait_delivered().await?;
+                stream.reset();
+                return Ok(());
+            }
+            // Until the other end is gone.
+            stream.read_to_end(&mut Vec::new()).await?;
+        }
         // Promises more than it sends.
         "/cut" => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this").await?,
         "/endless" => {

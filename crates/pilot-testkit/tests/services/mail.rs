@@ -227,8 +227,9 @@ fn a_file_goes_on_where_it_was_when_its_receiver_is_killed() {
         };
         let mut first = send();
         let third = content.len() as u64 / 3;
-        let mut over = false;
+        let (mut over, started) = (false, std::time::Instant::now());
         while partial(&b) < third && !over {
+            assert!(started.elapsed() < TRUST_LIMIT, "a third of the file has not arrived");
             over = first.try_wait().expect("wait").is_some();
             std::thread::sleep(Duration::from_millis(2));
         }

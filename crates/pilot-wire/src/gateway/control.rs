@@ -9,7 +9,7 @@ use crate::json;
 /// Longest line of a client, in bytes, the newline included.
 pub const MAX_REQUEST: usize = 4 * 1024;
 /// Longest line of the gateway, in bytes.
-pub const MAX_ANSWER: usize = 4 << 20;
+pub const MAX_ANSWER: usize = 8 << 20;
 
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]

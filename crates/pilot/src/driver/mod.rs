@@ -87,10 +87,25 @@ impl Driver {
     /// # Errors
     /// [`Error::Connect`] when no daemon answers at any of them.
     pub async fn connect_default() -> Result<Self, Error> {
+        Self::connect_default_with(Options::default()).await
+    }
+
+    /// As [`connect_default`](Self::connect_default), with [`Options`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let driver = pilot::Driver::connect_default_with(pilot::Options::default().reconnect(false)).await?;
+    /// # drop(driver);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when no daemon answers at any of them.
+    pub async fn connect_default_with(options: Options) -> Result<Self, Error> {
         let places = default_sockets();
         let mut refused = None;
         for place in &places {
-            match Self::connect(place).await {
+            match Self::connect_with(place, options.clone()).await {
                 Err(error) if is_absent(&error) => {}
                 // A daemon that refuses says more than the places where there is none.
                 Err(error) => {

@@ -355,6 +355,14 @@ impl Channel for ExtendedStream {
         if self.is_over() { self.poll_close(cx) } else { Poll::Pending }
     }
 
+    fn reset(&mut self) {
+        // The daemon says when it is over; dropping the stream must not ask for an orderly end meanwhile.
+        if !self.is_over() {
+            self.send(&ClientFrame::Reset { stream: self.stream });
+            self.closing = Some(None);
+        }
+    }
+
     fn close_reason(&self) -> Option<CloseReason> {
         self.pipe.inner.lock().reason
     }

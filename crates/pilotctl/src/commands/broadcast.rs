@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::network::{admin_token, code_of, id};
 use super::{line, too_old};
-use crate::app::App;
+use crate::app::{ANSWER_WAIT, App};
 use crate::args::{self, Args};
 use crate::errors::{CliError, Code, Outcome};
 use crate::go::Span;
@@ -16,6 +16,10 @@ use crate::table::{Arg, Command};
 const PORT: u16 = 1000;
 /// Longest wait for one receiver unless told otherwise.
 const PER_PEER: Span = Span::seconds(10);
+/// How often a daemon that is at work is asked whether it is there.
+const LOOK: Duration = Duration::from_secs(15);
+/// Most times that one wait for a receiver can follow another: daemons serve many at a time, and know some thousands.
+const MOST_ROUNDS: u32 = 256;
 
 pub(crate) const COMMAND: Command = Command {
     name: "broadcast",
@@ -63,7 +67,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         None => "trust.broadcast",
     };
     // Each receiver has its time, and they are served a few at a time.
-    let told = driver.call(method, &params).await;
+    let told = patiently(&driver, each, driver.call(method, &params)).await?;
     let mut told = match (told, network) {
         (Ok(told), _) => told,
         (Err(pilot::Error::Unsupported { .. }), Some(network)) => {
@@ -71,7 +75,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         }
         (Err(error), _) => {
             let text = error.daemon_text().map_or_else(|| error.to_string(), str::to_owned);
-            let failure = CliError::new(code_of(&text), text);
+            let failure = CliError::new(code_of(&error), text);
             return Err(match error.hint() {
                 Some(hint) if !hint.is_empty() => failure.hint(hint),
                 _ => failure,
@@ -82,6 +86,34 @@ async fn run(app: &App, args: &Args) -> Outcome {
     let failed = told["failed"].as_array().map_or(0, Vec::len);
     app.out.result(&told, || human(&told, network));
     Ok(u8::from(failed > 0))
+}
+
+/// Waits for the daemon while it has receivers left to wait for. It is asked now and then whether it is still there: one that
+/// hangs is not waited for as long as all of its receivers could take.
+async fn patiently(
+    driver: &pilot::Driver,
+    each: Duration,
+    answer: impl Future<Output = Result<Value, pilot::Error>>,
+) -> Result<Result<Value, pilot::Error>, CliError> {
+    let silent = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // Whatever it says, it is there; what has become of the broadcast is told in its answer.
+            if tokio::time::timeout(ANSWER_WAIT, driver.info()).await.is_err() {
+                return;
+            }
+        }
+    };
+    let most = each.saturating_mul(MOST_ROUNDS).saturating_add(ANSWER_WAIT);
+    let late = || {
+        CliError::new(Code::Timeout, "broadcast: no answer from the daemon; some receivers may have been reached")
+            .hint("see whether it still runs: pilotctl daemon status")
+    };
+    tokio::select! {
+        biased;
+        answer = tokio::time::timeout(most, answer) => answer.map_err(|_| late()),
+        () = silent => Err(late()),
+    }
 }
 
 /// By an official daemon, which wants the registry's admin token and tells nothing of the single members.
@@ -97,11 +129,10 @@ async fn official(
             .hint("set PILOT_ADMIN_TOKEN env var or admin_token in ~/.pilot/config.json"));
     };
     let sending = driver.broadcast_with_token(network, port, message.as_bytes(), &token);
-    let sent = tokio::time::timeout(Duration::from_secs(60), sending).await;
+    let sent = tokio::time::timeout(ANSWER_WAIT, sending).await;
     let sent = sent.unwrap_or(Err(pilot::Error::Timeout { op: "broadcast" }));
     sent.map_err(|error| {
-        let text = error.to_string();
-        too_old(CliError::new(code_of(&text), text), "this daemon knows no broadcast; it came with 1.9.1")
+        too_old(CliError::new(code_of(&error), error.to_string()), "this daemon knows no broadcast; it came with 1.9.1")
     })?;
     Ok(json!({ "network_id": network, "port": port, "bytes": message.len() }))
 }
@@ -129,6 +160,15 @@ fn human(told: &Value, network: Option<u16>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_hangs_is_not_waited_for() {
+        // Held, and never read.
+        let (_daemon, transport) = tokio::io::duplex(4096);
+        let driver = pilot::Driver::over(transport);
+        let failure = patiently(&driver, Duration::from_secs(3600), std::future::pending()).await.unwrap_err();
+        assert_eq!(failure.code, Code::Timeout);
+    }
 
     #[test]
     fn people_read_who_was_not_reached() {

@@ -2,23 +2,26 @@
 //! `start` act on the gateway that runs, over its control socket.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pilot_env::Env;
 use pilot_gateway::{DEFAULT_PORTS, Gateway, GatewayConfig, GatewayError, control, parse_ports, program};
 use pilot_wire::gateway::control::{Answer, Request};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::ChildStdout;
 use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::args::{self, Args};
 use crate::errors::{CliError, Code, Outcome};
+use crate::log_file::{self, LogFile};
 use crate::process;
 use crate::table::{Arg, Command};
 
@@ -26,6 +29,8 @@ use crate::table::{Arg, Command};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often we look.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// Longest first line of a gateway in the background, bytes.
+const MAX_LINE: u64 = 16 << 20;
 /// Lines of the log shown when a gateway in the background does not start.
 const LOG_LINES: usize = 5;
 
@@ -174,7 +179,9 @@ fn configure(app: &App, args: &Args) -> Result<GatewayConfig, CliError> {
         .filter(|n| (1..=1 << 20).contains(n))
         .ok_or_else(|| CliError::argument(format!("--max-connections must be 1 to {}, not {connections}", 1 << 20)))?;
     if args.flag("idle-timeout").is_some() {
-        config.idle_limit = args.span("idle-timeout", crate::go::Span::seconds(3600))?.wait();
+        let limit = args.span("idle-timeout", crate::go::Span::seconds(3600))?.wait();
+        config.idle_limit =
+            program::idle_limit(limit).map_err(|why| CliError::argument(format!("--idle-timeout: {why}")))?;
     }
     config.control = Some(app.home.gateway_socket());
     Ok(config)
@@ -191,25 +198,41 @@ async fn start(app: &App, args: &Args) -> Outcome {
         return background(app, args).await;
     }
     let socket = app.home.socket()?;
-    let driver = program::driver(Path::new(&socket)).await.map_err(|error| {
+    let driver = program::driver(Some(Path::new(&socket))).await.map_err(|error| {
         let message = format!("start gateway: connect to daemon: {error}");
         CliError::internal(message).hint("start the daemon with: pilotctl daemon start")
     })?;
-    // Warnings of a program that runs for days go to standard error, in lines.
-    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
-    let _ = log.with_ansi(false).try_init();
     app.home.create()?;
+    log(app);
+    let mut end =
+        program::Ending::listen().map_err(|error| CliError::internal(format!("listen for signals: {error}")))?;
     let gateway = Gateway::start(Env::real(), Arc::new(driver), config).await.map_err(|error| explain("", &error))?;
     let pid_file = app.home.gateway_pid_path();
-    let outcome = serve(app, &gateway, &targets, &pid_file).await;
+    let outcome = end.after(&gateway, begin(app, &gateway, &targets, &pid_file)).await;
     gateway.shutdown().await;
     // It is ours: whoever starts a second gateway gets no further than the control socket.
     let _ = fs::remove_file(&pid_file);
-    outcome
+    outcome.map(|()| 0)
 }
 
-/// From the moment the doors are open until somebody asks for the end.
-async fn serve(app: &App, gateway: &Gateway, targets: &[(String, Option<IpAddr>)], pid_file: &Path) -> Outcome {
+/// Has the warnings of a program that runs for days written in lines: to standard error, or, in the background, to a file
+/// that does not grow without end.
+fn log(app: &App) {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+    let file = std::env::var_os(process::DETACH_VARIABLE).and_then(|_| LogFile::open(app.home.gateway_log_path()).ok());
+    let _ = match file {
+        Some(file) => log.with_writer(Mutex::new(file)).try_init(),
+        None => log.with_writer(std::io::stderr).try_init(),
+    };
+}
+
+/// Maps the agents and tells that the doors are open.
+async fn begin(
+    app: &App,
+    gateway: &Gateway,
+    targets: &[(String, Option<IpAddr>)],
+    pid_file: &Path,
+) -> Result<(), CliError> {
     let mut mappings = Vec::new();
     for (target, ip) in targets {
         let mapping = gateway.map(target, *ip).await.map_err(|error| explain(&format!("map {target}: "), &error))?;
@@ -238,8 +261,7 @@ async fn serve(app: &App, gateway: &Gateway, targets: &[(String, Option<IpAddr>)
         "http_proxy": listed["http_proxy"],
     });
     app.out.result(&data, || human);
-    program::until_told(gateway).await.map_err(|error| CliError::internal(format!("listen for signals: {error}")))?;
-    Ok(0)
+    Ok(())
 }
 
 /// Starts this program again without a terminal, and waits until it serves.
@@ -247,8 +269,7 @@ async fn background(app: &App, args: &Args) -> Outcome {
     app.home.create()?;
     let log_path = app.home.gateway_log_path();
     let internal = |what: &str, error: std::io::Error| CliError::internal(format!("{what}: {error}"));
-    let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
-    let log = log.map_err(|error| internal(&format!("open {}", log_path.display()), error))?;
+    let log = log_file::open(&log_path).map_err(|error| internal(&format!("open {}", log_path.display()), error))?;
     let log_start = log.metadata().map_or(0, |metadata| metadata.len());
     let words = args.given().filter(|(name, _)| *name != "background");
     let flags = words.map(|(name, value)| format!("--{name}={value}").into());
@@ -259,22 +280,30 @@ async fn background(app: &App, args: &Args) -> Outcome {
         .stderr(log)
         .spawn()
         .map_err(|error| internal("start the gateway", error))?;
-    let out = child.stdout.take();
-    let first = tokio::task::spawn_blocking(move || {
+    let pid = child.id();
+    let late = || {
+        let error = CliError::new(Code::Timeout, format!("gateway started (pid {pid}) but does not serve"));
+        error.hint(format!("check logs: tail -f {}; end it with: kill {pid}", log_path.display()))
+    };
+    let first = async {
         let mut line = String::new();
-        if let Some(out) = out {
-            // What cannot be read is told like what was not said.
-            let _ = BufReader::new(out).read_line(&mut line);
+        // What cannot be read is told like what was not said.
+        if let Some(Ok(out)) = child.stdout.take().map(ChildStdout::from_std) {
+            let _ = BufReader::new(out.take(MAX_LINE)).read_line(&mut line).await;
         }
         line
-    });
-    let Ok(first) = tokio::time::timeout(PATIENCE, first).await else {
-        let error = CliError::new(Code::Timeout, format!("gateway started (pid {}) but does not serve", child.id()));
-        return Err(error.hint(format!("check logs: tail -f {}", log_path.display())));
     };
-    let answer: Value = first.ok().and_then(|line| serde_json::from_str(&line).ok()).unwrap_or(Value::Null);
+    let deadline = Instant::now() + PATIENCE;
+    let first = tokio::time::timeout_at(deadline, first).await.map_err(|_| late())?;
+    let answer: Value = serde_json::from_str(&first).unwrap_or(Value::Null);
     if answer["status"] != "ok" {
-        let _ = child.wait();
+        // It has closed its output, and so is about to end. An error here means that it has been collected.
+        while let Ok(None) = child.try_wait() {
+            if Instant::now() > deadline {
+                return Err(late());
+            }
+            sleep(INTERVAL).await;
+        }
         let lines = process::log_tail(&log_path, log_start, LOG_LINES);
         let told: Value = lines.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or(Value::Null);
         let text = |key: &str| told[key].as_str().unwrap_or_default();

@@ -222,7 +222,7 @@ async fn follow(app: &App, args: &Args, dir: &Path, since: Option<Duration>) -> 
                 return Ok(0);
             }
         }
-        if crate::printer::reader_gone() {
+        if pilot_env::output::reader_gone() {
             return Ok(0);
         }
         let now = Instant::now();

@@ -10,7 +10,6 @@ use crate::app::{App, refused};
 use crate::args::{self, Args};
 use crate::errors::{CliError, Outcome};
 use crate::go::Span;
-use crate::printer;
 use crate::table::{Arg, Command};
 
 pub(crate) const COMMAND: Command = Command {
@@ -62,7 +61,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
         } else {
             app.out.item(&message, &human);
         }
-        if printer::reader_gone() {
+        if pilot_env::output::reader_gone() {
             break;
         }
     }

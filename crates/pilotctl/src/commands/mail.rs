@@ -14,6 +14,11 @@ use crate::app::App;
 use crate::args::Args;
 use crate::errors::{CliError, Code, Outcome};
 use crate::go::{self, Span};
+use crate::table::Arg;
+
+pub(super) const MESSAGE_ID: Arg =
+    Arg::extra("[--message-id <id>]", "its id; sent again with the same id it is stored once (default: a fresh one)");
+pub(super) const REPLY_TO: Arg = Arg::extra("[--reply-to <id>]", "the id of the message that it answers");
 
 /// Bytes given to the daemon at once.
 const PIECE: usize = 256 * 1024;

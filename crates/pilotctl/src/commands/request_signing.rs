@@ -149,11 +149,12 @@ async fn verify(app: &App, args: &Args) -> Outcome {
     let (Some(envelope), Some(signature)) = (args.flag("envelope"), args.flag("signature")) else {
         return Err(CliError::argument(VERIFY.usage()));
     };
-    let skew = match args.int("max-skew", 0)? {
-        0 => None,
-        skew => match u64::try_from(skew) {
-            Ok(skew) => Some(Duration::from_secs(skew)),
-            Err(_) => return Err(CliError::argument("--max-skew must not be negative")),
+    let skew = match args.flag("max-skew") {
+        None => None,
+        // No time at all means the default to every daemon: it would silently be 300 seconds.
+        Some(_) => match u64::try_from(args.int("max-skew", 0)?) {
+            Ok(skew @ 1..) => Some(Duration::from_secs(skew)),
+            _ => return Err(CliError::argument("--max-skew must be at least 1 second")),
         },
     };
     let wanted = (audience(VERIFY.name, args)?, hash(VERIFY.name, args).await?);

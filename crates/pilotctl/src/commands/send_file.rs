@@ -29,11 +29,8 @@ pub(crate) const COMMAND: Command = Command {
     args: &[
         Arg::new("<address|hostname>", "an address, a node id or a host name"),
         Arg::new("<filepath>", "a file, or a directory toward peers of our own kind"),
-        Arg::extra(
-            "[--message-id <id>]",
-            "its id; sent again with the same id it is stored once (default: a fresh one)",
-        ),
-        Arg::extra("[--reply-to <id>]", "the id of the message that it answers"),
+        mail::MESSAGE_ID,
+        mail::REPLY_TO,
         Arg::extra("[--queue]", "keep a copy on disk and try until it is delivered, also when the peer is away"),
         Arg::extra("[--deadline <dur>]", "with --queue: how long to try (default 168h)"),
         Arg::extra("[--wait <what>]", "queue it and wait for delivery or reply"),

@@ -23,11 +23,8 @@ pub(crate) const COMMAND: Command = Command {
         Arg::new("--data <text>", "the message"),
         Arg::new("[--type text|json|binary]", "what it is (default text)"),
         Arg::extra("[--data-file <path>]", "the message from a file, or from standard input with -"),
-        Arg::extra("[--reply-to <id>]", "the id of the message that it answers"),
-        Arg::extra(
-            "[--message-id <id>]",
-            "its id; sent again with the same id it is stored once (default: a fresh one)",
-        ),
+        mail::REPLY_TO,
+        mail::MESSAGE_ID,
         Arg::extra("[--queue]", "keep it on disk and try until it is delivered, also when the peer is away"),
         Arg::extra("[--deadline <dur>]", "with --queue: how long to try (default 168h)"),
         Arg::extra("[--wait <what>]", "queue it and wait for delivery, read or reply"),

@@ -12,7 +12,6 @@ use crate::app::App;
 use crate::args::Args;
 use crate::errors::{CliError, Outcome};
 use crate::go::{self, Span};
-use crate::printer;
 use crate::table::{Arg, Command};
 
 const ARGS: &[Arg] = &[
@@ -95,7 +94,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
             }
             Err(error) => return Err(failed(&error)),
         }
-        if printer::reader_gone() {
+        if pilot_env::output::reader_gone() {
             break;
         }
     }

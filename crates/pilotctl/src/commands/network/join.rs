@@ -3,7 +3,7 @@
 use pilot::NetworkCommand;
 use serde_json::Value;
 
-use super::{ask, id, node};
+use super::{ask, id};
 use crate::app::App;
 use crate::args::Args;
 use crate::commands::line;
@@ -101,7 +101,7 @@ async fn leave(app: &App, args: &Args) -> Outcome {
 async fn invite(app: &App, args: &Args) -> Outcome {
     let network = id(args.word(0))?;
     let driver = app.driver().await?;
-    let target = node(app, &driver, args.word(1)).await?;
+    let target = app.resolve(&driver, args.word(1)).await?.node;
     let answer = ask("network invite", driver.network(NetworkCommand::Invite { network, node: target })).await?;
     app.out.result(&answer, || format!("invited node {target} to network {network}\n"));
     Ok(0)

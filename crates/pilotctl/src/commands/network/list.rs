@@ -4,7 +4,7 @@ use pilot::NetworkCommand;
 use pilot_wire::registry::Request;
 use serde_json::{Value, json};
 
-use super::{ask, id, node};
+use super::{ask, id};
 use crate::app::App;
 use crate::args::Args;
 use crate::commands::line;
@@ -105,7 +105,7 @@ async fn members(app: &App, args: &Args) -> Outcome {
 async fn role(app: &App, args: &Args) -> Outcome {
     let network = id(args.word(0))?;
     let driver = app.driver().await?;
-    let target = node(app, &driver, args.word(1)).await?;
+    let target = app.resolve(&driver, args.word(1)).await?.node;
     let answer = by_registry(app, "network role", &Request::GetMemberRole { network, target }).await?;
     app.out.result(&answer, || {
         format!("node {target} in network {network}: role={}\n", line(answer["role"].as_str().unwrap_or("none")))
@@ -118,7 +118,7 @@ pub(super) async fn by_registry(app: &App, command: &str, request: &Request) -> 
     let registry = Registry::of(&app.home, &app.home.load()?)?;
     registry.ask(request).await.map_err(|failure| {
         let code = match &failure {
-            Failure::Refused(error) => Some(super::code_of(&error.text)),
+            Failure::Refused(error) => Some(super::code_of_answer(error)),
             _ => None,
         };
         let mut error = registry.explain(command, failure);

@@ -5,12 +5,12 @@ use pilot_wire::registry::{Authority, NetworkChange, PolicyChange, Request};
 use serde_json::Value;
 
 use super::list::{by_registry, policy as show_policy};
-use super::{admin_token, ask, id, node};
-use crate::app::App;
+use super::{admin_token, ask, id};
+use crate::app::{ANSWER_WAIT, App};
 use crate::args::{self, Args};
-use crate::errors::{CliError, Outcome};
+use crate::errors::{CliError, Code, Outcome};
 use crate::go;
-use crate::table::{Arg, Command};
+use crate::table::{Arg, Command, Run};
 
 const NETWORK: Arg = Arg::new("<network_id>", "which network");
 const MEMBER: Arg = Arg::new("<node_id|address|hostname>", "which member");
@@ -23,7 +23,10 @@ pub(crate) const CREATE: Command = Command {
         Arg::new("--name <name>", "its name: lower-case letters, digits and hyphens"),
         Arg::new("[--join-rule open|token|invite]", "who may join (default open)"),
         Arg::new("[--token T]", "the token, for the rule token"),
-        Arg::new("[--node-id N]", "with the admin token: the node that owns it"),
+        Arg::new(
+            "[--node-id N]",
+            "with the admin token: the node that owns it (default: the one of the running daemon; 0: none)",
+        ),
     ],
     about: "create a network; this node owns it and is its first member",
     details: BY,
@@ -52,45 +55,61 @@ pub(crate) const RENAME: Command = Command {
     run: |app, args| Box::pin(rename(app, args)),
 };
 
-pub(crate) const KICK: Command = Command {
-    name: "network kick",
-    args: &[NETWORK, MEMBER],
-    about: "put a member out of a network (its owner; administrators for members)",
-    details: BY,
-    returns: "network_id, target_node_id",
-    raw: false,
-    run: |app, args| Box::pin(kick(app, args)),
-};
+/// A command about a member.
+const fn on_member(name: &'static str, about: &'static str, returns: &'static str, run: Run) -> Command {
+    Command { name, args: &[NETWORK, MEMBER], about, details: BY, returns, raw: false, run }
+}
 
-pub(crate) const PROMOTE: Command = Command {
-    name: "network promote",
-    args: &[NETWORK, MEMBER],
-    about: "make a member an administrator, who invites and puts out members (the owner)",
-    details: BY,
-    returns: "network_id, target_node_id, role",
-    raw: false,
-    run: |app, args| Box::pin(promote(app, args)),
-};
+pub(crate) const KICK: Command = on_member(
+    "network kick",
+    "put a member out of a network (its owner; administrators for members)",
+    "network_id, target_node_id",
+    |app, args| {
+        Box::pin(member(
+            app,
+            args,
+            "kick",
+            |network, target| NetworkChange::Kick { network, target },
+            |network, target| format!("kicked node {target} from network {network}\n"),
+        ))
+    },
+);
 
-pub(crate) const DEMOTE: Command = Command {
-    name: "network demote",
-    args: &[NETWORK, MEMBER],
-    about: "make an administrator a member again (the owner)",
-    details: BY,
-    returns: "network_id, target_node_id, role",
-    raw: false,
-    run: |app, args| Box::pin(demote(app, args)),
-};
+pub(crate) const PROMOTE: Command = on_member(
+    "network promote",
+    "make a member an administrator, who invites and puts out members (the owner)",
+    "network_id, target_node_id, role",
+    |app, args| {
+        let change = |network, target| NetworkChange::Promote { network, target };
+        Box::pin(member(app, args, "promote", change, |network, target| {
+            format!("promoted node {target} to admin in network {network}\n")
+        }))
+    },
+);
 
-pub(crate) const TRANSFER: Command = Command {
-    name: "network transfer",
-    args: &[NETWORK, MEMBER],
-    about: "hand a network over to a member (the owner, who becomes an administrator)",
-    details: BY,
-    returns: "network_id, target_node_id, role",
-    raw: false,
-    run: |app, args| Box::pin(transfer(app, args)),
-};
+pub(crate) const DEMOTE: Command = on_member(
+    "network demote",
+    "make an administrator a member again (the owner)",
+    "network_id, target_node_id, role",
+    |app, args| {
+        let change = |network, target| NetworkChange::Demote { network, target };
+        Box::pin(member(app, args, "demote", change, |network, target| {
+            format!("demoted node {target} to member in network {network}\n")
+        }))
+    },
+);
+
+pub(crate) const TRANSFER: Command = on_member(
+    "network transfer",
+    "hand a network over to a member (the owner, who becomes an administrator)",
+    "network_id, target_node_id, role",
+    |app, args| {
+        let change = |network, target| NetworkChange::Transfer { network, target };
+        Box::pin(member(app, args, "transfer", change, |network, target| {
+            format!("network {network} belongs to node {target} now\n")
+        }))
+    },
+);
 
 pub(crate) const POLICY: Command = Command {
     name: "network policy",
@@ -136,11 +155,19 @@ async fn command(app: &App, method: &str, change: NetworkChange, owner: u32) -> 
 
 async fn target(app: &App, args: &Args) -> Result<(u16, u32), CliError> {
     let network = id(args.word(0))?;
+    // A number needs no daemon.
     if let Ok(node) = args::node(args.word(1)) {
         return Ok((network, node));
     }
     let driver = app.driver().await?;
-    Ok((network, node(app, &driver, args.word(1)).await?))
+    Ok((network, app.resolve(&driver, args.word(1)).await?.node))
+}
+
+/// The node of the daemon that runs here, if one does.
+async fn own_node(app: &App) -> Option<u32> {
+    let driver = app.driver().await.ok()?;
+    let info = tokio::time::timeout(ANSWER_WAIT, driver.info()).await.ok()?.ok()?;
+    info["node_id"].as_u64().and_then(|node| u32::try_from(node).ok())
 }
 
 async fn create(app: &App, args: &Args) -> Outcome {
@@ -148,17 +175,28 @@ async fn create(app: &App, args: &Args) -> Outcome {
     if name.is_empty() {
         return Err(CliError::argument(CREATE.usage()));
     }
-    let owner = args.flag("node-id").map(args::node).transpose()?.unwrap_or(0);
-    if owner != 0 && admin_token(app)?.is_none() {
-        return Err(CliError::argument("--node-id goes with the admin token only")
-            .hint("without it the network belongs to the node of the running daemon"));
-    }
+    let owner = match (args.flag("node-id").map(args::node).transpose()?, admin_token(app)?) {
+        (Some(1..), None) => {
+            return Err(CliError::argument("--node-id goes with the admin token only")
+                .hint("without it the network belongs to the node of the running daemon"));
+        }
+        (Some(owner), _) => owner,
+        // The daemon that signs is the owner.
+        (None, None) => 0,
+        (None, Some(_)) => own_node(app).await.unwrap_or(0),
+    };
     let change = NetworkChange::Create {
         name,
         join_rule: args.flag("join-rule").unwrap_or("open").to_owned(),
         token: args.flag("token").unwrap_or_default().to_owned(),
     };
-    let answer = command(app, "create", change, owner).await?;
+    let answer = command(app, "create", change, owner).await.map_err(|error| {
+        // The daemon may be at another registry.
+        match args.flag("node-id").is_none() && owner != 0 && error.code == Code::NotFound {
+            true => error.hint("name its owner with --node-id, or none with --node-id 0"),
+            false => error,
+        }
+    })?;
     app.out.result(&answer, || {
         format!(
             "created network {}: {} (join_rule={})\n",
@@ -167,6 +205,9 @@ async fn create(app: &App, args: &Args) -> Outcome {
             crate::commands::line(answer["join_rule"].as_str().unwrap_or_default()),
         )
     });
+    if owner == 0 && admin_token(app)?.is_some() {
+        app.out.note("it has no owner and no member: no daemon runs here, and no --node-id names a node");
+    }
     Ok(0)
 }
 
@@ -185,31 +226,17 @@ async fn rename(app: &App, args: &Args) -> Outcome {
     Ok(0)
 }
 
-async fn kick(app: &App, args: &Args) -> Outcome {
+/// Changes what a member is, and says so.
+async fn member(
+    app: &App,
+    args: &Args,
+    method: &str,
+    change: impl Fn(u16, u32) -> NetworkChange,
+    human: impl Fn(u16, u32) -> String,
+) -> Outcome {
     let (network, target) = target(app, args).await?;
-    let answer = command(app, "kick", NetworkChange::Kick { network, target }, 0).await?;
-    app.out.result(&answer, || format!("kicked node {target} from network {network}\n"));
-    Ok(0)
-}
-
-async fn promote(app: &App, args: &Args) -> Outcome {
-    let (network, target) = target(app, args).await?;
-    let answer = command(app, "promote", NetworkChange::Promote { network, target }, 0).await?;
-    app.out.result(&answer, || format!("promoted node {target} to admin in network {network}\n"));
-    Ok(0)
-}
-
-async fn demote(app: &App, args: &Args) -> Outcome {
-    let (network, target) = target(app, args).await?;
-    let answer = command(app, "demote", NetworkChange::Demote { network, target }, 0).await?;
-    app.out.result(&answer, || format!("demoted node {target} to member in network {network}\n"));
-    Ok(0)
-}
-
-async fn transfer(app: &App, args: &Args) -> Outcome {
-    let (network, target) = target(app, args).await?;
-    let answer = command(app, "transfer", NetworkChange::Transfer { network, target }, 0).await?;
-    app.out.result(&answer, || format!("network {network} belongs to node {target} now\n"));
+    let answer = command(app, method, change(network, target), 0).await?;
+    app.out.result(&answer, || human(network, target));
     Ok(0)
 }
 
