@@ -21,6 +21,8 @@ import pilot
 
 #: Longest wait for anything in these tests: the machine may be slow, the tests are not about that.
 PATIENCE = float(os.environ.get("PILOT_TEST_PATIENCE", "90"))
+#: Longest time of one test; a soak is longer.
+LONGEST = PATIENCE + 60 * float(os.environ.get("PILOT_SOAK_MINUTES", "0")) + float(os.environ.get("PILOT_SOAK_CYCLES", "0")) / 10
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROGRAMS = pathlib.Path(os.environ.get("PILOT_PROGRAMS", ROOT / "target" / "debug"))
@@ -35,7 +37,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
 
     async def limited() -> None:
-        await asyncio.wait_for(pyfuncitem.obj(**arguments), PATIENCE)
+        await asyncio.wait_for(pyfuncitem.obj(**arguments), LONGEST)
 
     asyncio.run(limited())
     return True
@@ -144,7 +146,7 @@ def befriend(one: pilot.Network, other: pilot.Network) -> None:
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
     """A test that hangs says where, and ends the run."""
-    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(2 * LONGEST, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
