@@ -321,7 +321,9 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone, `TimedOut` when it does not confirm.
+    /// `BrokenPipe` or `ConnectionAborted` when the daemon is gone before it has confirmed: what was not delivered by then
+    /// is lost. `TimedOut` when it does not confirm: the node goes on delivering for up to 15 s, and how that ends is not
+    /// known here.
     pub async fn close(mut self) -> io::Result<()> {
         let confirmed = poll_fn(|cx| self.channel.poll_close(cx));
         let confirmed = tokio::time::timeout(CLOSE_WAIT, confirmed).await;

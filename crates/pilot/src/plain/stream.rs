@@ -36,6 +36,7 @@ struct Inner {
     /// CloseOK frames seen since. The answer to Close and the end of the stream look the same (03 §6.6).
     close_oks: u8,
     closer: Option<Waker>,
+    is_disconnected: bool,
     write_error: Option<String>,
 }
 
@@ -93,6 +94,7 @@ impl Cell {
 
     pub(crate) fn disconnected(&self) {
         let mut inner = self.inner.lock();
+        inner.is_disconnected = true;
         inner.end.get_or_insert(End::Disconnected);
         inner.wake();
     }
@@ -231,18 +233,27 @@ impl Channel for PlainStream {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_shutdown(cx))?;
+        // It fails only when the daemon is gone, which does not matter once it has confirmed.
+        let is_gone = ready!(self.poll_shutdown(cx)).is_err();
         let mut inner = self.cell.inner.lock();
+        inner.is_disconnected |= is_gone;
         // Nobody reads any more, so nothing may stand in the way of the confirmation.
         inner.buf.clear();
         let relieved = inner.relieve();
-        let done = inner.close_oks > 0 || inner.end.is_some_and(|end| end != End::Finished);
-        if !done {
+        let done = if inner.close_oks > 0 {
+            Poll::Ready(Ok(()))
+        } else if inner.is_disconnected {
+            Poll::Ready(Err(StreamError::Ended(CloseReason::DaemonGone).io()))
+        } else if inner.end == Some(End::Overrun) {
+            // Broken off from here: nothing more comes of it.
+            Poll::Ready(Ok(()))
+        } else {
             inner.closer = Some(cx.waker().clone());
-        }
+            Poll::Pending
+        };
         drop(inner);
         self.resume(relieved);
-        if done { Poll::Ready(Ok(())) } else { Poll::Pending }
+        done
     }
 
     fn close_reason(&self) -> Option<CloseReason> {

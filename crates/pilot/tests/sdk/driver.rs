@@ -1,7 +1,7 @@
 //! What an application may rely on, shown against a scripted daemon (03 §12 to §16).
 
 use crate::fake::{hex, pair};
-use pilot::{Error, SocketAddress, Stream};
+use pilot::{CloseReason, Error, SocketAddress, Stream, StreamError};
 use pilot_wire::ipc::{Answer, op};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
@@ -117,6 +117,23 @@ async fn close_waits_for_the_answer_and_drop_closes_as_well() {
     });
     drop(stream.unwrap());
     fake.expect("080000000a").await;
+}
+
+#[tokio::test]
+async fn close_fails_when_the_daemon_vanishes_before_it_confirms() {
+    for peer_has_finished in [false, true] {
+        let (_driver, mut fake, stream) = dialled(4096).await;
+        if peer_has_finished {
+            fake.push(Answer::CloseOk { conn: 9 }).await;
+        }
+        let (closed, ()) = tokio::join!(stream.close(), async move {
+            fake.expect("0800000009").await;
+            drop(fake);
+        });
+        let error = closed.unwrap_err();
+        let why = StreamError::of(&error);
+        assert_eq!(why, Some(&StreamError::Ended(CloseReason::DaemonGone)), "{peer_has_finished}: {error}");
+    }
 }
 
 #[tokio::test]
