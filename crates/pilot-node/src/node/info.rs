@@ -15,6 +15,8 @@ use super::Shared;
 const FEATURES: [&str; 5] = ["reply_window", "dial_awaits_key", "key_request", "dgram_confirm", "datagram_ports"];
 /// Room for the lists in an answer of at most 1 MiB; what does not fit is left out and said so.
 const LISTS_LEN: usize = 960 * 1024;
+/// Most bytes of a peer or a connection as JSON.
+const RECORD: usize = 1024;
 
 fn counted(state: State) -> bool {
     matches!(state, State::Established | State::SynSent | State::SynReceived)
@@ -32,8 +34,8 @@ impl Shared {
             (None, None) => self.engine.local_addr().to_string(),
         };
         let networks: Value = if status.networks.is_empty() { Value::Null } else { json!(status.networks) };
-        let (peers, peers_cut) = fitting(snapshot.peers.iter().map(peer_json), LISTS_LEN / 2);
-        let (conns, conns_cut) = fitting(snapshot.conns.iter().map(conn_json), LISTS_LEN / 2);
+        let (peers, peers_cut) = fitting(snapshot.peers.iter().map(peer_json), RECORD, LISTS_LEN / 2);
+        let (conns, conns_cut) = fitting(snapshot.conns.iter().map(conn_json), RECORD, LISTS_LEN / 2);
         let registered = *self.registered.borrow();
         let more = json!({
             "node_id": self.node(),
@@ -91,14 +93,14 @@ impl Shared {
     /// The connections, at most `limit` of them, as Info lists them.
     pub(crate) fn connections(&self, limit: usize) -> Value {
         let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
-        let (list, _) = fitting(snapshot.conns.iter().take(limit).map(conn_json), LISTS_LEN);
+        let (list, _) = fitting(snapshot.conns.iter().take(limit).map(conn_json), RECORD, LISTS_LEN);
         json!({ "connections": list, "total": snapshot.conns.len() })
     }
 
     /// The peers, at most `limit` of them, as Info lists them.
     pub(crate) fn peers(&self, limit: usize) -> Value {
         let snapshot = self.engine.look(|core, now| core.endpoint.info(now));
-        let (list, _) = fitting(snapshot.peers.iter().take(limit).map(peer_json), LISTS_LEN);
+        let (list, _) = fitting(snapshot.peers.iter().take(limit).map(peer_json), RECORD, LISTS_LEN);
         json!({ "peers": list, "total": snapshot.peers.len() })
     }
 
@@ -154,12 +156,19 @@ impl Shared {
     }
 }
 
-/// As many elements as fit `room` bytes of JSON, and whether some were left out.
-pub(crate) fn fitting(elements: impl Iterator<Item = Value>, room: usize) -> (Value, bool) {
+/// As many elements as fit `room` bytes of JSON, and whether some were left out. None has more than `each` bytes; where
+/// that is little enough for all of them, they need not be measured.
+pub(crate) fn fitting(elements: impl ExactSizeIterator<Item = Value>, each: usize, room: usize) -> (Value, bool) {
+    if elements.len().saturating_mul(each.saturating_add(1)) <= room {
+        return (Value::Array(elements.collect()), false);
+    }
     let mut used = 0;
     let mut kept = Vec::new();
+    let mut measured = Vec::new();
     for element in elements {
-        used += wire_json::to_vec(&element).len() + 1;
+        measured.clear();
+        wire_json::write_value(&element, &mut measured);
+        used += measured.len() + 1;
         if used > room {
             return (Value::Array(kept), true);
         }
@@ -255,11 +264,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_record_is_longer_than_is_reckoned_with() {
+        let addr = pilot_wire::SocketAddress::default();
+        let conn = ConnInfo {
+            id: pilot_proto::endpoint::ConnId(1),
+            local: addr,
+            remote: addr,
+            state: State::SynReceived,
+            stats: pilot_proto::stream::Stats::default(),
+        };
+        let mut longest = conn_json(&conn);
+        for (_, value) in longest.as_object_mut().unwrap() {
+            *value = if value.is_string() { "65535:FFFF.FFFF.FFFF".into() } else { u64::MAX.into() };
+        }
+        let size = wire_json::to_vec(&longest).len();
+        assert!(size <= RECORD, "{size}");
+    }
+
+    #[test]
     fn a_status_of_more_than_eight_thousand_records_stays_below_the_frame_limit() {
         let peer = |node: u32| json!({ "node_id": node, "endpoint": "203.0.113.200:65535", "encrypted": true });
-        let (list, cut) = fitting((0..30_000).map(peer), LISTS_LEN / 2);
+        let (list, cut) = fitting((0..30_000).map(peer), RECORD, LISTS_LEN / 2);
         assert!(cut && wire_json::to_vec(&list).len() <= LISTS_LEN / 2);
-        let (list, cut) = fitting((0..8000).map(peer), LISTS_LEN);
+        let (list, cut) = fitting((0..8000).map(peer), RECORD, LISTS_LEN);
         assert!(!cut && list.as_array().unwrap().len() == 8000);
     }
 }
