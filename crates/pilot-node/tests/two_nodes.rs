@@ -53,6 +53,25 @@ async fn the_echo_service_answers_a_trusted_node_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_trusted_nodes_has_arrived_when_it_is_acknowledged_whether_or_not_the_stream_ends() {
+    let net = Net::new().await;
+    let (a, b) = (net.node().await, net.node().await);
+    befriend(&a, &b).await;
+    let listener = b.node.listen(1000).unwrap();
+    let params = serde_json::json!({ "text": "hello", "port": 1000, "timeout_ms": 20_000 });
+    let (told, (heard, _open)) = tokio::join!(patient(a.node.call("trust.broadcast", params)), async {
+        // A program that reads the message and never ends its own direction.
+        let mut stream = patient(listener.accept()).await;
+        let mut heard = String::new();
+        patient(stream.read_to_string(&mut heard)).await.unwrap();
+        (heard, stream)
+    });
+    let told = told.unwrap();
+    assert_eq!((&told["sent"], &told["failed"]), (&1.into(), &serde_json::json!([])), "{told}");
+    assert_eq!(heard, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_port_is_said_at_once() {
     let net = Net::new().await;
     let (a, b) = (net.node().await, net.node().await);

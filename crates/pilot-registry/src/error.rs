@@ -188,6 +188,12 @@ pub enum Refusal {
         max = crate::limits::COMMAND_LIFE.as_secs()
     )]
     SignatureExpired(u64),
+    /// A signed command that has been given before, or might have been.
+    #[error(
+        "signature expired: the command was given already, or signed before this registry started \
+         (by its clock); sign it anew, with the time of now"
+    )]
+    SignatureUsed,
     /// Too many attempts of one kind from one source.
     #[error("rate limited: too many attempts to {what} from {source_ip}")]
     TooOften {
@@ -302,7 +308,7 @@ impl Refusal {
             Self::TooManyInvites(_) => "too_many_invites",
             Self::AdminTokenRequired => "admin_token_required",
             Self::AdminTokenInvalid => "admin_token_invalid",
-            Self::SignatureExpired(_) => "signature_expired",
+            Self::SignatureExpired(_) | Self::SignatureUsed => "signature_expired",
             Self::TooOften { .. } => "rate_limited",
             Self::BeaconAddress { .. } => "beacon_address",
             Self::BeaconTaken(_) => "beacon_taken",

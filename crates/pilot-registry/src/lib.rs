@@ -10,6 +10,7 @@ pub mod import;
 mod limiter;
 pub mod limits;
 pub mod model;
+mod once;
 mod redb_store;
 pub mod rules;
 pub mod server;

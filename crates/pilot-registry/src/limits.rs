@@ -56,6 +56,10 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_DESCRIPTION: usize = 512;
 /// How far the time in a signed command may be from the registry's.
 pub const COMMAND_LIFE: Duration = Duration::from_secs(300);
+/// Signed commands of one node that are remembered, so that nobody gives them again; older ones are refused.
+pub const COMMANDS_OF_NODE: usize = 64;
+/// Nodes whose signed commands are remembered; what is older than the newest of a forgotten one is refused.
+pub const COMMAND_NODES: usize = 8192;
 /// Beacons listed at the same time (04 §24.11).
 pub const MAX_BEACONS: usize = 256;
 /// How long a beacon stays listed without refresh (04 §2).

@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use crate::error::Refusal;
 use crate::limiter::{Limiter, Rate};
 use crate::limits::{BEACON_TTL, MAX_BEACONS, cut};
+use crate::once::Once;
 use crate::store::Store;
 
 /// Tells a node that something waits for it at the registry. Implemented by the beacon of the same process.
@@ -107,6 +108,7 @@ pub struct Registry {
     requests: Mutex<Limiter>,
     new_networks: Mutex<Limiter>,
     guesses: Mutex<Limiter>,
+    commands: Mutex<Once>,
 }
 
 impl Registry {
@@ -118,6 +120,7 @@ impl Registry {
             requests: Mutex::new(Limiter::new(config.requests_per_source)),
             new_networks: Mutex::new(Limiter::new(config.new_networks)),
             guesses: Mutex::new(Limiter::new(config.token_guesses)),
+            commands: Mutex::new(Once::new(started.0)),
             beacons: Mutex::default(),
             env,
             store,

@@ -228,6 +228,18 @@ async fn networks_work_through_a_driver_and_through_an_embedded_node() {
     them.send_to(all, b"all").await.unwrap();
     let heard = tokio::time::timeout(PATIENCE, own.recv_from()).await.unwrap().unwrap();
     assert_eq!(heard.data, b"all");
+    // And from inside a program: answers come back to it.
+    let _theirs = them.listen(1001).await.unwrap();
+    let told = own.broadcast(1, 1001, b"who is there?", PATIENCE).await.unwrap();
+    assert_eq!((&told["sent"], &told["bytes"]), (&1.into(), &13.into()), "{told}");
+    own.send_to(pilot::SocketAddress { port: 1001, ..all }, b"and now?").await.unwrap();
+    for question in [&b"who is there?"[..], b"and now?"] {
+        let heard = tokio::time::timeout(PATIENCE, them.recv_from()).await.unwrap().unwrap();
+        assert_eq!(heard.data, question);
+        them.send_to(heard.from, b"I am").await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, own.recv_from()).await.unwrap().unwrap();
+        assert_eq!((answer.from.addr.node, &answer.data[..]), (net.id(0), &b"I am"[..]));
+    }
     // The policy closes a port to members.
     let policy = pilot::PolicyChange { allowed_ports: Some(vec![80]), ..Default::default() };
     them.change_network(&NetworkChange::SetPolicy { network: 1, policy }).await.unwrap();

@@ -120,8 +120,8 @@ pub fn respond_invite(node: u32, network: u16) -> String {
     format!("respond_invite:{node}:{network}")
 }
 
-/// `<type>:<node>:<timestamp>:<fields>`: a command about a network by the node that may give it (docs/spec/registry.md,
-/// N4). Unlike the official texts it names all that is commanded, and a time, so that who sees it cannot use it again later.
+/// `<type>:<node>:<timestamp>:<fields>`: a command about a network by the node that may give it (docs/spec/networks.md,
+/// N4). Unlike the official texts it names all that is commanded, and a time: the registry takes it once, and not for long.
 pub fn network_command(node: u32, change: &NetworkChange, timestamp: u64) -> String {
     format!("{}:{node}:{timestamp}:{}", change.kind(), change.canonical())
 }

@@ -179,14 +179,8 @@ impl Pilot for Embedded {
 
     async fn send_to(&self, to: SocketAddress, data: &[u8]) -> Result<(), Error> {
         if to.addr.is_broadcast() && to.addr.network != 0 {
-            let told = self.broadcast(to.addr.network, to.port, data, MEMBER_WAIT).await?;
-            let failed = told["failed"].as_array().map_or(0, Vec::len);
-            let why = format!("{failed} of {} members not reached", told["members"]);
-            return if failed == 0 {
-                Ok(())
-            } else {
-                Err(refused("sendto", "not_reached", why, "broadcast names them"))
-            };
+            let sent = self.node.send_to_members(to, MEMBER_WAIT, &self.datagrams, data).await;
+            return sent.map_err(call("sendto"));
         }
         self.datagrams.send_to(to, data).map_err(|error| refused("sendto", error.code(), &error, error.hint()))
     }
@@ -194,6 +188,11 @@ impl Pilot for Embedded {
     async fn recv_from(&self) -> Result<Datagram, Error> {
         let pilot_node::NodeDatagram { from, port, data } = self.datagrams.recv().await;
         Ok(Datagram { from, port, data })
+    }
+
+    // From the own port, so that answers come to `recv_from`.
+    async fn broadcast(&self, network: u16, port: u16, data: &[u8], limit: Duration) -> Result<Value, Error> {
+        self.node.broadcast(network, port, limit, &self.datagrams, data).await.map_err(call("broadcast"))
     }
 
     async fn info(&self) -> Result<Value, Error> {

@@ -46,6 +46,9 @@ pub enum DirectoryError {
     /// The registry has it, this host does not: after a restart the node says what it said before.
     #[error("the registry has it, but this node would forget it at a restart: {0}")]
     NotSaved(String),
+    /// Something in its answer is not what it has to be.
+    #[error("registry: the answer to {0} cannot be used: {1}")]
+    Unreadable(&'static str, String),
 }
 
 impl DirectoryError {
@@ -59,14 +62,27 @@ impl DirectoryError {
             Self::NotRegistered => "not_registered",
             Self::Incomplete(_) => "registry_incomplete",
             Self::NotSaved(_) => "not_saved",
+            Self::Unreadable(..) => "registry_unreadable",
         }
     }
 
-    /// Whether the registry has answered, and would answer the same again.
-    pub(crate) fn is_final(&self) -> bool {
+    /// Whether the registry says that there is no such node. Every other refusal may be one of the moment; February's
+    /// registry, which hides its reasons, never says this.
+    pub(crate) fn is_not_found(&self) -> bool {
         match self {
-            Self::Refused { code: Some(code), .. } => !matches!(&code[..], "busy" | "internal" | "rate_limited"),
-            Self::Refused { code: None, .. } => true,
+            Self::Refused { code: Some(code), .. } => code == "node_not_found",
+            Self::Refused { code: None, text } => text.contains("not found"),
+            _ => false,
+        }
+    }
+
+    /// Whether this is how a registry answers what it does not know (07 §9.3).
+    pub(crate) fn is_unknown_request(&self) -> bool {
+        match self {
+            Self::Refused { code: Some(code), .. } => code == "unknown_type",
+            Self::Refused { code: None, text } => {
+                text == "request failed" || text.contains("unknown type") || text.contains("unknown message type")
+            }
             _ => false,
         }
     }
@@ -250,7 +266,9 @@ impl Directory {
 
     /// What the policy of a network says.
     pub(crate) async fn network_policy(&self, network: u16) -> Result<NetworkPolicyOk> {
-        self.ask(Call::NetworkPolicy { network }).await.map(|fields| NetworkPolicyOk::from_fields(&fields))
+        let fields = self.ask(Call::NetworkPolicy { network }).await?;
+        NetworkPolicyOk::from_fields(&fields)
+            .map_err(|why| DirectoryError::Unreadable("get_network_policy", why.to_string()))
     }
 
     /// A command about membership, with the registry's answer.
@@ -331,4 +349,32 @@ fn score_of(fields: &Fields) -> Result<i64> {
 
 fn value(fields: Fields) -> Value {
     Value::Object(fields.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_that_say_so_mean_that_a_node_is_gone_or_a_request_unknown() {
+        let refused = |text: &str, code: Option<&str>| DirectoryError::Refused {
+            text: text.to_owned(),
+            code: code.map(str::to_owned),
+        };
+        let told = |error: DirectoryError| (error.is_not_found(), error.is_unknown_request());
+        // Ours.
+        assert_eq!(told(refused("node 5 not found", Some("node_not_found"))), (true, false));
+        assert_eq!(told(refused("request failed", Some("unknown_type"))), (false, true));
+        for code in ["busy", "internal", "rate_limited", "network_not_found", "signature_failed"] {
+            assert_eq!(told(refused("request failed", Some(code))), (false, false), "{code}");
+        }
+        // Official ones.
+        assert_eq!(told(refused("node not found", None)), (true, false));
+        assert_eq!(told(refused("request failed", None)), (false, true));
+        for text in ["rate limited: try again", "signature verification failed", "cannot serve this now"] {
+            assert_eq!(told(refused(text, None)), (false, false), "{text}");
+        }
+        assert_eq!(told(DirectoryError::Unavailable("node not found".to_owned())), (false, false));
+        assert_eq!(told(DirectoryError::Lost("request failed".to_owned())), (false, false));
+    }
 }

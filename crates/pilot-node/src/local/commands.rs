@@ -104,12 +104,16 @@ impl Commands {
     /// A datagram to everybody in a network, without an answer (05 §11.1): only a failure is told.
     fn send_to_members(&self, to: SocketAddress, data: &[u8]) {
         let sending = Self::new(self.node.clone(), self.client.clone());
+        let turn = match self.node.broadcast_turn() {
+            Ok(turn) => turn,
+            Err(error) => return self.client.update(|state| state.late_error(&format!("sendto: {}", error.message))),
+        };
         let data = data.to_vec();
         self.node.spawn(async move {
             let send = |to| sending.datagram(to, &data);
-            let told = sending.node.broadcast(to.addr.network, to.port, broadcast::PER_PEER, send).await;
+            let told = sending.node.broadcast(turn, to.addr.network, to.port, broadcast::PER_PEER, send).await;
             sending.node.engine.pump();
-            if let Err(why) = told.map_err(|error| error.message).and_then(missed) {
+            if let Err(why) = told.map_err(|error| error.message).and_then(broadcast::missed) {
                 sending.client.update(|state| state.late_error(&format!("sendto: {why}")));
             }
         });
@@ -117,23 +121,26 @@ impl Commands {
 
     /// Sends a datagram to every member of a network. Who was not reached is named in the error.
     fn broadcast(&self, ticket: Ticket, confirms: bool, (network, port): (u16, u16), data: &[u8]) {
+        let command = if confirms { "sendto" } else { "broadcast" };
+        if data.is_empty() {
+            return self.refuse(ticket, &format!("{command}: the message is empty"));
+        }
+        let turn = match self.node.broadcast_turn() {
+            Ok(turn) => turn,
+            Err(error) => return self.refuse(ticket, &format!("{command}: {}", error.message)),
+        };
         let sending = Self::new(self.node.clone(), self.client.clone());
         let data = data.to_vec();
         self.node.spawn(async move {
             let send = |to| sending.datagram(to, &data);
-            let told = match data.is_empty() {
-                true => Err("the message is empty".to_owned()),
-                false => {
-                    let told = sending.node.broadcast(network, port, broadcast::PER_PEER, send).await;
-                    told.map_err(|error| error.message).and_then(missed)
-                }
-            };
+            let told = sending.node.broadcast(turn, network, port, broadcast::PER_PEER, send).await;
+            let told = told.map_err(|error| error.message).and_then(broadcast::missed);
             sending.node.engine.pump();
             if confirms {
-                let sent = told.map(|_| Answer::SendToConfirmOk).map_err(|why| format!("sendto: {why}"));
+                let sent = told.map(|_| Answer::SendToConfirmOk).map_err(|why| format!("{command}: {why}"));
                 return sending.answer(ticket, sent);
             }
-            sending.settled(ticket, op::BROADCAST_OK, "broadcast", told);
+            sending.settled(ticket, op::BROADCAST_OK, command, told);
         });
     }
 
@@ -448,22 +455,9 @@ impl Commands {
     }
 }
 
-/// Who was not reached, if anybody.
-pub(super) fn missed(mut told: Value) -> Result<Value, String> {
-    let failed = told["failed"].as_array().map_or(&[][..], Vec::as_slice);
-    if failed.is_empty() {
-        told["ok"] = true.into();
-        return Ok(told);
-    }
-    let named = |line: &Value| format!("node {} ({})", line["node_id"], line["code"].as_str().unwrap_or_default());
-    let names: Vec<String> = failed.iter().take(20).map(named).collect();
-    let more = if failed.len() > 20 { ", …" } else { "" };
-    Err(format!("{} of {} members not reached: {}{more}", failed.len(), told["members"], names.join(", ")))
-}
-
 /// A list that fits an answer; what does not is left out, and said so (07 §12).
 pub(super) fn cut_list(name: &str, elements: Vec<Value>) -> Value {
-    let (list, cut) = fitting(elements.into_iter(), MAX_LIST);
+    let (list, cut) = fitting(elements.into_iter(), MAX_LIST, MAX_LIST);
     let mut object = json!({ name: list });
     if cut {
         object[format!("{name}_truncated")] = Value::Bool(true);

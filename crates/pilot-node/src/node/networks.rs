@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use pilot_wire::base64;
 use pilot_wire::registry::{ListNodesOk, LookupOk, NetworkChange};
 use serde_json::{Map, Value};
 
-use super::Shared;
+use super::{Shared, Status, broadcast};
 use crate::directory::DirectoryError;
 
 /// How often memberships are looked through for those that are to be confirmed, or have ended.
@@ -23,14 +24,46 @@ const QUESTIONS: usize = 16;
 /// Networks whose policies are kept; one node is in fewer.
 const POLICIES: usize = 128;
 
+/// What the registry has said of a network's policy.
+#[derive(Clone)]
+struct Policy {
+    /// Open to members; empty means all.
+    ports: Vec<u16>,
+    /// When it was said; `None` when it is to be asked again.
+    said: Option<Instant>,
+}
+
 /// What is known of our networks.
 #[derive(Default)]
 pub(crate) struct Networks {
     /// When the registry last said which networks we are in. Held while it is asked, so that its answers are taken in the
     /// order of the questions.
     own: tokio::sync::Mutex<Option<Instant>>,
-    /// Ports that the policies of networks open, and when the registry said so.
-    policies: Mutex<BTreeMap<u16, (Instant, Vec<u16>)>>,
+    policies: Mutex<BTreeMap<u16, Policy>>,
+    /// Held from a change of what stands in the status until the trust and the endpoint know it, so that they are told in
+    /// the order of the changes.
+    told: Mutex<()>,
+    /// The time of the last command that we signed, in Unix seconds.
+    signed_at: AtomicU64,
+    /// Who may broadcast.
+    pub(super) turns: broadcast::Turns,
+}
+
+/// A time for the next command: now, or the one after the last command's, because a registry takes two with the same
+/// words and time for one that is given again (docs/spec/networks.md, N4). It runs at most a minute ahead.
+fn time_to_sign(last: u64, now: u64) -> u64 {
+    now.max(last.saturating_add(1).min(now.saturating_add(60)))
+}
+
+/// The ports that are open when the registry does not say what the policy is.
+fn without_policy(kept: Option<Vec<u16>>, error: DirectoryError) -> Result<Vec<u16>, DirectoryError> {
+    match (kept, &error) {
+        // A refusal without a reason does not lift what is known.
+        (Some(ports), DirectoryError::Refused { code: None, .. }) => Ok(ports),
+        // February's registry knows no policies. That is not kept: another one may answer next.
+        (None, error) if error.is_unknown_request() => Ok(Vec::new()),
+        _ => Err(error),
+    }
 }
 
 impl Shared {
@@ -54,15 +87,11 @@ impl Shared {
 
     /// The registry says that these are our networks.
     fn take_networks(&self, node: u32, networks: Vec<u16>) {
-        let before = {
-            let mut status = self.status.lock();
-            std::mem::replace(&mut status.networks, networks.clone())
-        };
-        if before == networks {
-            return;
-        }
-        self.trust.set_local_node(node, &networks);
-        self.engine.with(|core, now| core.endpoint.set_local_node(now, node, &networks));
+        let mut before = Vec::new();
+        self.tell_networks(node, |status| {
+            before = std::mem::replace(&mut status.networks, networks.clone());
+            before != networks
+        });
         let tell = |name: &'static str, network: u16| {
             let mut data = Map::new();
             data.insert("network_id".to_owned(), network.into());
@@ -78,26 +107,39 @@ impl Shared {
         }
     }
 
+    /// Changes the status, and if that says so, tells the trust and the endpoint our number and our networks by it.
+    pub(super) fn tell_networks(&self, node: u32, change: impl FnOnce(&mut Status) -> bool) {
+        let _told = self.networks.told.lock();
+        let networks = {
+            let mut status = self.status.lock();
+            if !change(&mut status) {
+                return;
+            }
+            status.networks.clone()
+        };
+        self.trust.set_local_node(node, &networks);
+        self.engine.with(|core, now| core.endpoint.set_local_node(now, node, &networks));
+    }
+
     /// The ports that the policy of a network opens; empty means all.
     pub(super) async fn policy(&self, network: u16) -> Result<Vec<u16>, DirectoryError> {
         let now = self.env.now();
         let kept = self.networks.policies.lock().get(&network).cloned();
-        if let Some((said, ports)) = &kept
+        if let Some(Policy { said: Some(said), ports }) = &kept
             && now.saturating_duration_since(*said) < ASK_AFTER
         {
             return Ok(ports.clone());
         }
         let ports = match self.directory.network_policy(network).await {
             Ok(policy) => policy.allowed_ports,
-            // February's registry knows no policies.
-            Err(DirectoryError::Refused { code: None, .. }) => Vec::new(),
-            Err(error) => return Err(error),
+            Err(error) => return without_policy(kept.map(|kept| kept.ports), error),
         };
         let mut policies = self.networks.policies.lock();
         if policies.len() >= POLICIES {
-            policies.clear();
+            let own = self.status.lock().networks.clone();
+            policies.retain(|network, _| own.contains(network));
         }
-        policies.insert(network, (now, ports.clone()));
+        policies.insert(network, Policy { ports: ports.clone(), said: Some(now) });
         Ok(ports)
     }
 
@@ -118,7 +160,7 @@ impl Shared {
             Ok(membership) => self.engine.with(|core, now| core.endpoint.handle_membership(now, node, membership)),
             Err(error) => {
                 tracing::debug!(node, %error, "the registry does not say which networks a node is in");
-                self.engine.with(|core, _| core.endpoint.handle_membership_unknown(node));
+                self.engine.with(|core, now| core.endpoint.handle_membership_unknown(now, node));
             }
         }
     }
@@ -127,8 +169,8 @@ impl Shared {
         self.refresh_networks(ASK_AFTER).await?;
         match self.directory.lookup(node).await {
             Ok(found) => self.shared_with(&found).await,
-            // Everybody may look up everybody: it does not exist, or has departed.
-            Err(error) if error.is_final() => Ok(None),
+            // It does not exist, or has departed.
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -145,11 +187,23 @@ impl Shared {
 
     /// A command that needs a right in the network, signed now.
     pub(crate) async fn change_network(&self, change: NetworkChange) -> Result<Value, DirectoryError> {
-        let at = self.env.unix().as_secs();
-        if let NetworkChange::SetPolicy { network, .. } = &change {
-            self.networks.policies.lock().remove(network);
+        let now = self.env.unix().as_secs();
+        let last = self
+            .networks
+            .signed_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(time_to_sign(last, now)));
+        let at = time_to_sign(last.unwrap_or_else(|last| last), now);
+        let changed = match &change {
+            NetworkChange::SetPolicy { network, .. } => Some(*network),
+            _ => None,
+        };
+        let answer = self.network(Call::ChangeNetwork { change, at }).await;
+        if let Some(network) = changed
+            && let Some(kept) = self.networks.policies.lock().get_mut(&network)
+        {
+            kept.said = None;
         }
-        self.network(Call::ChangeNetwork { change, at }).await
+        answer
     }
 
     /// The members of a network, those that are away included where the registry tells them.
@@ -186,5 +240,46 @@ pub(super) async fn review(shared: Arc<Shared>) {
                 drop(permit);
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_lifts_no_policy_and_counts_as_none_only_from_a_registry_that_knows_none() {
+        let refused = |text: &str, code: Option<&str>| DirectoryError::Refused {
+            text: text.to_owned(),
+            code: code.map(str::to_owned),
+        };
+        for text in ["request failed", "rate limited", "network not found"] {
+            assert_eq!(without_policy(Some(vec![80]), refused(text, None)), Ok(vec![80]), "{text}");
+        }
+        assert_eq!(without_policy(None, refused("request failed", None)), Ok(vec![]));
+        assert_eq!(without_policy(None, refused("request failed", Some("unknown_type"))), Ok(vec![]));
+        for error in [
+            refused("rate limited", None),
+            refused("request failed", Some("internal")),
+            DirectoryError::Lost("request failed".to_owned()),
+            DirectoryError::Unreadable("get_network_policy", "allowed_ports is a list of ports".to_owned()),
+        ] {
+            assert_eq!(without_policy(None, error.clone()), Err(error));
+        }
+    }
+
+    #[test]
+    fn commands_of_one_second_have_times_of_their_own() {
+        let mut last = 0;
+        let times: Vec<u64> = (0..5)
+            .map(|_| {
+                last = time_to_sign(last, 1000);
+                last
+            })
+            .collect();
+        assert_eq!(times, [1000, 1001, 1002, 1003, 1004]);
+        assert_eq!(time_to_sign(last, 2000), 2000);
+        // Never so far ahead that the registry would not take it, also after the clock was set back.
+        assert_eq!(time_to_sign(9_000_000, 1000), 1060);
     }
 }

@@ -86,13 +86,10 @@ fn registered(shared: &Arc<Shared>, node: u32, changed: bool) {
     // Now, not at the next round: after a crash with the registry down it is all we know of our own address.
     let writer = shared.clone();
     drop(tokio::task::spawn_blocking(move || writer.store.save_memory(&writer.memory)));
-    let networks = {
-        let mut status = shared.status.lock();
+    shared.tell_networks(node, |status| {
         status.registry_error.clear();
-        status.networks.clone()
-    };
-    shared.trust.set_local_node(node, &networks);
-    shared.engine.with(|core, now| core.endpoint.set_local_node(now, node, &networks));
+        true
+    });
     shared.node_id.send_replace(node);
     let first = !shared.registered.send_replace(true);
     if first {

@@ -22,11 +22,13 @@ pub const VALID: Duration = Duration::from_secs(300);
 const STRANGER_FOR: Duration = Duration::from_secs(5);
 /// A question without answer is asked again after this long.
 const UNANSWERED: Duration = Duration::from_secs(10);
-/// Nodes of which the registry's word is kept. When full, the one asked about longest ago is forgotten, and asked about
-/// again when it knocks.
+/// Nodes of which the registry's word is kept. When full, one that shares nothing is forgotten, or else a member without a
+/// tunnel: the one asked about longest ago. While all are members with a tunnel, nobody new is asked about.
 const NODES: usize = 8192;
 /// Packets that wait for the registry's word. When full, the oldest is dropped, as the network may do, too.
 const WAITING: usize = 64;
+/// Those of one node; its further ones are dropped.
+const WAITING_OF_NODE: usize = 4;
 /// How long they wait.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -67,6 +69,24 @@ struct Entry {
     membership: Option<Membership>,
     said: Option<Instant>,
     asked: Option<Instant>,
+    /// Whether the registry did not answer when it was asked last.
+    is_unanswered: bool,
+}
+
+/// A packet that waits for the registry's word on its sender.
+#[derive(Debug)]
+struct Waiting {
+    node: u32,
+    /// Under which key it came: who has the tunnel when the word is there may be somebody else.
+    proof: Proof,
+    packet: Vec<u8>,
+    since: Instant,
+}
+
+impl Waiting {
+    fn is_late(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= WAIT
+    }
 }
 
 /// See the module.
@@ -75,8 +95,7 @@ pub(super) struct Members {
     /// Whether we are in any network: if not, nobody is asked about.
     pub(super) is_any: bool,
     nodes: FxHashMap<u32, Entry>,
-    /// A packet, of whom, and since when it waits.
-    waiting: VecDeque<(u32, Vec<u8>, Instant)>,
+    waiting: VecDeque<Waiting>,
 }
 
 fn younger(at: Option<Instant>, now: Instant, age: Duration) -> bool {
@@ -105,22 +124,39 @@ impl Members {
         self.is_any && self.nodes.get(&node).is_none_or(|entry| !younger(entry.said, now, STRANGER_FOR))
     }
 
-    /// Makes room for one more node.
-    fn make_room(&mut self) {
-        if self.nodes.len() >= NODES
-            && let Some(oldest) = self.nodes.iter().min_by_key(|(_, e)| e.said.max(e.asked)).map(|(node, _)| *node)
-        {
-            self.nodes.remove(&oldest);
+    /// Makes room for one more node. False when only members with a tunnel are left: nobody would look any more whether
+    /// one of them is still a member.
+    fn make_room(&mut self, has_tunnel: impl Fn(u32) -> bool) -> bool {
+        if self.nodes.len() < NODES {
+            return true;
         }
+        let may_go = |node: u32, entry: &Entry| entry.membership.is_none() || !has_tunnel(node);
+        let candidates = self.nodes.iter().filter(|(node, entry)| may_go(**node, entry));
+        let oldest = candidates.min_by_key(|(_, entry)| (entry.membership.is_some(), entry.said.max(entry.asked)));
+        let oldest = oldest.map(|(node, _)| *node);
+        oldest.is_some_and(|node| self.nodes.remove(&node).is_some())
+    }
+
+    /// What is known of a node, with room made for one that is new.
+    fn entry(&mut self, node: u32, has_tunnel: impl Fn(u32) -> bool) -> Option<&mut Entry> {
+        if !self.nodes.contains_key(&node) && !self.make_room(has_tunnel) {
+            return None;
+        }
+        Some(self.nodes.entry(node).or_default())
     }
 
     /// Takes the registry's word; whether it takes away what was granted before.
-    fn set(&mut self, now: Instant, node: u32, membership: Option<Membership>) -> bool {
-        if !self.nodes.contains_key(&node) {
-            self.make_room();
-        }
-        let entry = self.nodes.entry(node).or_default();
+    fn set(
+        &mut self,
+        now: Instant,
+        node: u32,
+        membership: Option<Membership>,
+        has_tunnel: impl Fn(u32) -> bool,
+    ) -> bool {
+        // Without room it stays a stranger.
+        let Some(entry) = self.entry(node, has_tunnel) else { return false };
         entry.asked = None;
+        entry.is_unanswered = false;
         entry.said = Some(now);
         let before = std::mem::replace(&mut entry.membership, membership);
         match (before, &entry.membership) {
@@ -130,14 +166,26 @@ impl Members {
         }
     }
 
-    fn take_waiting(&mut self, now: Instant, node: u32) -> Vec<Vec<u8>> {
+    /// Lets a packet wait. One too many of the same node is dropped.
+    fn wait(&mut self, now: Instant, node: u32, proof: Proof, packet: Vec<u8>) {
+        self.waiting.retain(|waiting| !waiting.is_late(now));
+        if self.waiting.iter().filter(|waiting| waiting.node == node).count() >= WAITING_OF_NODE {
+            return;
+        }
+        if self.waiting.len() >= WAITING {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(Waiting { node, proof, packet, since: now });
+    }
+
+    fn take_waiting(&mut self, now: Instant, node: u32) -> Vec<(Proof, Vec<u8>)> {
         let mut taken = Vec::new();
-        self.waiting.retain_mut(|(of, packet, since)| {
-            let is_late = now.saturating_duration_since(*since) >= WAIT;
-            if *of == node && !is_late {
-                taken.push(std::mem::take(packet));
+        self.waiting.retain_mut(|waiting| {
+            let is_late = waiting.is_late(now);
+            if waiting.node == node && !is_late {
+                taken.push((waiting.proof, std::mem::take(&mut waiting.packet)));
             }
-            *of != node && !is_late
+            waiting.node != node && !is_late
         });
         taken
     }
@@ -146,48 +194,75 @@ impl Members {
 impl Endpoint {
     /// Keeps a packet that the gate would refuse until the registry has said whether its sender shares a network with us.
     /// False when there is nothing to ask.
-    pub(super) fn ask_membership(&mut self, now: Instant, node: u32, packet: &Packet<'_>) -> bool {
+    pub(super) fn ask_membership(&mut self, now: Instant, node: u32, proof: Proof, packet: &Packet<'_>) -> bool {
         if !self.gate.members.is_worth_asking(now, node) {
             return false;
         }
-        let is_asked = self.gate.members.nodes.get(&node).is_some_and(|entry| younger(entry.asked, now, UNANSWERED));
+        let known = self.gate.members.nodes.get(&node);
+        let is_asked = known.is_some_and(|entry| younger(entry.asked, now, UNANSWERED));
+        if is_asked && known.is_some_and(|entry| entry.is_unanswered) {
+            return false;
+        }
         if !is_asked {
-            let is_known = self.gate.members.nodes.get(&node).is_some_and(|entry| entry.membership.is_some());
-            if !is_known && !self.stranger_lookups.take(now, STRANGER_LOOKUPS) {
+            let is_member = known.is_some_and(|entry| entry.membership.is_some());
+            if !is_member && !self.stranger_lookups.take(now, STRANGER_LOOKUPS) {
                 return false;
             }
-            self.gate.members.make_room();
-            self.gate.members.nodes.entry(node).or_default().asked = Some(now);
+            let peers = &self.peers;
+            let Some(entry) = self.gate.members.entry(node, |node| peers.find(node).is_some()) else { return false };
+            entry.asked = Some(now);
+            entry.is_unanswered = false;
             self.events.push_back(Event::NeedMembership { node });
         }
         let mut bytes = Vec::with_capacity(pilot_wire::packet::HEADER_LEN + packet.payload.len());
         if packet.header.emit(packet.payload, &mut bytes).is_ok() {
-            let waiting = &mut self.gate.members.waiting;
-            if waiting.len() >= WAITING {
-                waiting.pop_front();
-            }
-            waiting.push_back((node, bytes, now));
+            self.gate.members.wait(now, node, proof, bytes);
         }
         true
     }
 
-    /// The registry's word on a node: the networks it shares with us, or `None` when it shares none. Connections that it
-    /// would not be allowed to open any more are reset.
+    /// The registry's word on a node: the networks it shares with us, or `None` when it shares none. Of those that we have
+    /// left since it was asked nothing counts. Connections that it would not be allowed to open any more are reset.
     pub fn handle_membership(&mut self, now: Instant, node: u32, membership: Option<Membership>) {
         if !self.gate.members.is_any {
             return;
         }
-        let membership = membership.filter(|m| !m.networks.is_empty());
+        let own = &self.networks;
+        let membership = membership.and_then(|mut membership| {
+            membership.networks.retain(|network| own.contains(&network.id));
+            (!membership.networks.is_empty()).then_some(membership)
+        });
         let is_gone = membership.is_none();
-        if self.gate.members.set(now, node, membership) {
+        let peers = &self.peers;
+        if self.gate.members.set(now, node, membership, |node| peers.find(node).is_some()) {
             if is_gone {
                 self.gate.remove_replies(node);
             }
             self.reset_disallowed(now, node);
         }
+        self.judge_waiting(now, node);
+    }
+
+    /// The registry did not answer [`Event::NeedMembership`]: what it said before still counts, and what waits is judged
+    /// by that. It is asked again after 10 s at the soonest.
+    pub fn handle_membership_unknown(&mut self, now: Instant, node: u32) {
+        if let Some(entry) = self.gate.members.nodes.get_mut(&node) {
+            // From now on, not from the question: a registry that takes long to fail is not asked more often for that.
+            entry.asked = Some(now);
+            entry.is_unanswered = true;
+            self.judge_waiting(now, node);
+        }
+    }
+
+    /// Lets what waited for the registry's word on a node come to the gate again.
+    fn judge_waiting(&mut self, now: Instant, node: u32) {
         let waiting = self.gate.members.take_waiting(now, node);
         let Some(slot) = self.peers.find(node) else { return };
-        for bytes in waiting {
+        for (proof, bytes) in waiting {
+            if self.proof(slot) != Some(proof) {
+                self.counters.refused += 1;
+                continue;
+            }
             let Ok(packet) = Packet::parse(&bytes) else { continue };
             match packet.header.protocol {
                 protocol::STREAM => self.handle_segment(now, slot, &packet),
@@ -196,13 +271,6 @@ impl Endpoint {
             }
         }
         self.service_peer(now, slot);
-    }
-
-    /// The registry did not answer [`Event::NeedMembership`]: what it said before still counts.
-    pub fn handle_membership_unknown(&mut self, node: u32) {
-        if let Some(entry) = self.gate.members.nodes.get_mut(&node) {
-            entry.asked = None;
-        }
     }
 
     /// Ends memberships that the registry has not confirmed for [`VALID`], forgets those without a tunnel, and names the
@@ -216,7 +284,10 @@ impl Endpoint {
                 entry.membership = None;
                 lapsed.push(*node);
             }
-            if entry.membership.is_some() && has_tunnel && !younger(entry.said, now, ASK_AFTER) {
+            let is_asked = younger(entry.asked, now, UNANSWERED);
+            if entry.membership.is_some() && has_tunnel && !is_asked && !younger(entry.said, now, ASK_AFTER) {
+                entry.asked = Some(now);
+                entry.is_unanswered = false;
                 due.push(*node);
             }
             has_tunnel || younger(entry.said.max(entry.asked), now, VALID)
@@ -226,11 +297,6 @@ impl Endpoint {
             self.reset_disallowed(now, node);
         }
         due
-    }
-
-    /// The nodes whose networks we know to share: they are asked about again when ours change.
-    pub fn members(&self) -> Vec<u32> {
-        self.gate.members.nodes.iter().filter(|(_, entry)| entry.membership.is_some()).map(|(node, _)| *node).collect()
     }
 
     /// We have joined or left a network: what we left is shared with nobody from now on, and who was a stranger may be none
@@ -259,6 +325,16 @@ impl Endpoint {
 }
 
 #[cfg(test)]
+impl Endpoint {
+    /// What waits came under another key than the one that has the tunnel now.
+    pub(super) fn set_waiting_key(&mut self, key: [u8; 32]) -> usize {
+        let waiting = &mut self.gate.members.waiting;
+        waiting.iter_mut().for_each(|waiting| waiting.proof = Proof::Key(key));
+        waiting.len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -276,16 +352,16 @@ mod tests {
         let (t, key) = (origin(), Proof::Key([1; 32]));
         let mut members = Members { is_any: true, ..Members::default() };
         assert_eq!(members.standing(t, 5, key, Some(7)), Standing::Stranger);
-        assert!(!members.set(t, 5, membership(9, &[])));
+        assert!(!members.set(t, 5, membership(9, &[]), |_| false));
         assert_eq!(members.standing(t, 5, key, Some(7)), Standing::Shared);
         assert_eq!(members.standing(t, 5, Proof::Key([2; 32]), Some(7)), Standing::Key);
         assert_eq!(members.standing(t, 6, key, Some(7)), Standing::Stranger);
         assert_eq!(members.standing(t + VALID, 5, key, Some(7)), Standing::Stranger);
-        assert!(members.set(t, 5, membership(9, &[80])));
+        assert!(members.set(t, 5, membership(9, &[80]), |_| false));
         assert_eq!(members.standing(t, 5, key, Some(7)), Standing::Port);
         assert_eq!(members.standing(t, 5, key, Some(80)), Standing::Shared);
         assert_eq!(members.standing(t, 5, key, None), Standing::Shared);
-        assert!(members.set(t, 5, None));
+        assert!(members.set(t, 5, None, |_| false));
         assert_eq!(members.standing(t, 5, key, Some(80)), Standing::Stranger);
         // A stranger is not asked about with every packet; a node in no network asks about nobody.
         assert!(!members.is_worth_asking(t, 5));
@@ -294,14 +370,57 @@ mod tests {
         assert!(!members.is_worth_asking(t + STRANGER_FOR, 5));
     }
 
-    #[test]
-    fn what_is_kept_is_bounded() {
-        let t = origin();
+    fn full(t: Instant) -> Members {
         let mut members = Members { is_any: true, ..Members::default() };
-        for node in 1..=NODES as u32 + 10 {
-            members.set(t + Duration::from_millis(u64::from(node)), node, membership(9, &[]));
+        for node in 1..=NODES as u32 {
+            members.set(t + Duration::from_millis(u64::from(node)), node, membership(9, &[]), |_| true);
         }
         assert_eq!(members.nodes.len(), NODES);
-        assert!(!members.nodes.contains_key(&10) && members.nodes.contains_key(&11), "the oldest word goes first");
+        members
+    }
+
+    #[test]
+    fn a_new_node_takes_the_place_of_a_stranger_or_of_a_member_without_a_tunnel() {
+        let (t, later) = (origin(), Duration::from_secs(100));
+        let mut members = full(t);
+        members.set(t + later, 500, None, |_| true);
+        assert!(members.entry(10_000, |_| true).is_some());
+        assert!(!members.nodes.contains_key(&500), "the only stranger goes, though it was spoken of last");
+        members.set(t + later, 10_000, membership(9, &[]), |_| true);
+        assert!(members.entry(10_001, |node| node != 11 && node != 12).is_some());
+        assert!(!members.nodes.contains_key(&11) && members.nodes.contains_key(&12), "the oldest word goes first");
+        assert_eq!(members.nodes.len(), NODES);
+    }
+
+    #[test]
+    fn nobody_takes_the_place_of_a_member_with_a_tunnel() {
+        let t = origin();
+        let mut members = full(t);
+        assert!(members.entry(10_000, |_| true).is_none());
+        assert!(!members.set(t, 10_000, membership(9, &[]), |_| true));
+        assert_eq!(members.standing(t, 10_000, Proof::Key([1; 32]), None), Standing::Stranger);
+        // One that is in the table needs no room, and what ends its membership is noticed.
+        assert!(members.entry(1, |_| false).is_some_and(|entry| entry.membership.is_some()));
+        assert!(members.set(t, 1, None, |_| false));
+        assert_eq!(members.nodes.len(), NODES);
+    }
+
+    #[test]
+    fn one_node_does_not_take_the_room_of_those_who_wait() {
+        let (t, proof) = (origin(), Proof::Key([1; 32]));
+        let mut members = Members::default();
+        members.wait(t, 5, proof, vec![0]);
+        for packet in 0..100 {
+            members.wait(t, 6, proof, vec![packet]);
+        }
+        assert_eq!(members.waiting.len(), 1 + WAITING_OF_NODE);
+        for node in 100..200 {
+            members.wait(t, node, proof, vec![0]);
+        }
+        assert_eq!(members.waiting.len(), WAITING);
+        // What has waited too long makes room.
+        members.wait(t + WAIT, 6, proof, vec![7]);
+        assert_eq!(members.take_waiting(t + WAIT, 6), [(proof, vec![7])]);
+        assert!(members.waiting.is_empty());
     }
 }

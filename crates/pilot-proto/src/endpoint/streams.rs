@@ -226,7 +226,7 @@ impl Endpoint {
         match self.gate.check(now, node, proof, port) {
             Ok(()) => true,
             // It may share a network with us: the packet waits for the registry's word on that.
-            Err(_) if self.ask_membership(now, node, packet) => false,
+            Err(_) if self.ask_membership(now, node, proof, packet) => false,
             Err(reason) => {
                 self.counters.refused += 1;
                 self.refused(now, node, (port, remote_port), reason);

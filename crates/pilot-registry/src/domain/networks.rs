@@ -134,6 +134,18 @@ fn free_id(t: &impl Reads) -> Result<u16, Refusal> {
     }
 }
 
+/// Whether a node may own one more network.
+fn check_owned(t: &impl Reads, owner: &Node) -> Result<(), Refusal> {
+    let mut owned = 0;
+    for id in owner.networks.iter().flatten() {
+        owned += usize::from(t.network(*id)?.is_some_and(|network| network.owner == owner.id));
+    }
+    if owned >= MAX_OWNED {
+        return Err(Refusal::TooManyNetworks(format!("node {} owns {MAX_OWNED} already", owner.id)));
+    }
+    Ok(())
+}
+
 /// Makes a network. Whoever makes it owns it and is its first member; one made with the admin token in nobody's name has
 /// no owner.
 ///
@@ -152,13 +164,7 @@ pub fn create_network(t: &mut impl Writes, now: u64, by: &Authority, new: &NewNe
     if let Some(owner) = &owner {
         check_room_of(owner)?;
         if matches!(by, Authority::Node(_)) {
-            let mut owned = 0;
-            for id in owner.networks.iter().flatten() {
-                owned += usize::from(t.network(*id)?.is_some_and(|n| n.owner == owner.id));
-            }
-            if owned >= MAX_OWNED {
-                return Err(Refusal::TooManyNetworks(format!("node {} owns {MAX_OWNED} already", owner.id)));
-            }
+            check_owned(t, owner)?;
         }
     }
     let id = free_id(t)?;
@@ -373,7 +379,7 @@ pub struct Changed {
 ///
 /// # Errors
 /// [`Refusal::NotMember`], [`Refusal::NotAllowed`], [`Refusal::OwnerStays`], [`Refusal::NetworkNameTaken`],
-/// [`Refusal::NetworkNotFound`]; as for every proved command.
+/// [`Refusal::TooManyNetworks`], [`Refusal::NetworkNotFound`]; as for every proved command.
 pub fn change_network(t: &mut impl Writes, by: &Authority, id: u16, change: &Change) -> Result<Changed, Refusal> {
     let proven = match by {
         Authority::Node(proof) => Some(proved(t, proof)?.id),
@@ -450,6 +456,9 @@ pub fn change_network(t: &mut impl Writes, by: &Authority, id: u16, change: &Cha
         Change::Transfer(target) => {
             owner_only()?;
             role_of(&network, *target)?;
+            if proven.is_some() && network.owner != *target {
+                check_owned(t, &t.node(*target)?.ok_or(Refusal::NodeNotFound(*target))?)?;
+            }
             let before = std::mem::replace(&mut network.owner, *target);
             network.admins.retain(|admin| admin != target);
             if before != *target && network.members.contains(&before) {

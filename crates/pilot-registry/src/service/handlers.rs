@@ -234,6 +234,7 @@ impl Registry {
                 self.respond_invite(session, (node, network, accept), &signature).await
             }
             Request::ChangeNetwork { by, change } => self.change_network(session, &by, change).await,
+            Request::PolicyUnreadable { field } => Err(Refusal::PolicyInvalid(field.to_string())),
             Request::BeaconRegister { beacon, addr } => self.register_beacon(session, beacon, &addr),
             Request::BeaconList => Ok(self.list_beacons()),
             Request::SubscribeReplication { .. } => Err(Refusal::NoReplication),

@@ -35,6 +35,10 @@ fn new_network(name: String, rule: &str, token: String) -> Result<NewNetwork, Re
 
 fn policy(change: PolicyChange) -> Result<Change, Refusal> {
     let invalid = |text: String| Err(Refusal::PolicyInvalid(text));
+    // Official tools send that for forms of the command which they do not know.
+    if change.is_empty() {
+        return invalid("the request names nothing to change (allowed_ports, max_members, description)".to_owned());
+    }
     if change.allowed_ports.as_ref().is_some_and(|ports| ports.len() > MAX_PORTS) {
         return invalid(format!("it names more than {MAX_PORTS} ports"));
     }
@@ -125,12 +129,17 @@ impl Registry {
             return Ok(Authority::Admin(by.node));
         }
         // Before the signature is looked at: an old one proves nothing, also not whose connection this is.
-        let away = self.env.unix().abs_diff(Duration::from_secs(by.timestamp));
+        let now = self.env.unix();
+        let away = now.abs_diff(Duration::from_secs(by.timestamp));
         if !by.signature.is_empty() && away > COMMAND_LIFE {
             return Err(Refusal::SignatureExpired(away.as_secs()));
         }
         let text = signed::network_command(by.node, change, by.timestamp);
         let proof = self.authorize(session, by.node, &text, &by.signature, &PLAIN).await?;
+        // Also when it is refused below: what is not allowed now may be in a minute.
+        if !self.commands.lock().take(now.as_secs(), by.node, by.timestamp, &text) {
+            return Err(Refusal::SignatureUsed);
+        }
         Ok(Authority::Node(proof))
     }
 

@@ -1,5 +1,6 @@
 //! Networks: who may do what in them, and what nobody can (docs/spec/networks.md N1 to N12).
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use pilot_env::Env;
@@ -20,6 +21,17 @@ fn command_at(node: u32, change: NetworkChange, at: u64) -> Value {
     let signature = sign(u8::try_from(node).unwrap(), &signed::network_command(node, &change, at));
     let by = Authority { node, timestamp: at, signature, ..Authority::default() };
     Request::ChangeNetwork { by, change }.to_value()
+}
+
+/// This time, or the next one that no command of this test has: each counts once.
+fn unused(at: u64) -> u64 {
+    thread_local! {
+        static LAST: Cell<u64> = const { Cell::new(0) };
+    }
+    LAST.with(|last| {
+        last.set(at.max(last.get() + 1));
+        last.get()
+    })
 }
 
 fn create(name: &str, join_rule: &str, token: &str) -> NetworkChange {
@@ -53,7 +65,7 @@ impl Networks for Peers {
     }
 
     async fn command(&mut self, node: u32, change: NetworkChange) -> Value {
-        self.from(host(node), command_at(node, change, now())).await
+        self.from(host(node), command_at(node, change, unused(now()))).await
     }
 
     async fn admin(&mut self, token: &str, node: u32, change: NetworkChange) -> Value {
@@ -197,6 +209,29 @@ async fn nothing_is_done_in_anothers_name() {
     let mut fresh = command_at(1, NetworkChange::Delete { network: id }, now() - 400);
     fresh["timestamp"] = now().into();
     assert_eq!(peers.from(1, fresh).await["code"], "signature_failed");
+    assert_eq!(peers.members(id).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_signed_command_counts_once() {
+    let mut peers = Peers::new();
+    peers.nodes(3).await;
+    let id = peers.new_network(1, "lab", "open", "").await;
+    assert_eq!(peers.join_network(2, id, "").await["type"], "join_network_ok");
+    let kick = command_at(1, NetworkChange::Kick { network: id, target: 2 }, now());
+    assert_eq!(peers.from(1, kick.clone()).await["type"], "kick_member_ok");
+    assert_eq!(peers.join_network(2, id, "").await["type"], "join_network_ok");
+    // Whoever has seen it gives it again.
+    for from in [1, 3] {
+        let answer = peers.from(from, kick.clone()).await;
+        assert_eq!(answer["code"], "signature_expired", "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains("given already"), "{answer}");
+    }
+    // Also one that was refused.
+    let promote = command_at(2, NetworkChange::Promote { network: id, target: 2 }, now());
+    assert_eq!(peers.from(2, promote.clone()).await["code"], "not_allowed");
+    assert_eq!(peers.command(1, NetworkChange::Transfer { network: id, target: 2 }).await["role"], "owner");
+    assert_eq!(peers.from(3, promote).await["code"], "signature_expired");
     assert_eq!(peers.members(id).await, [1, 2]);
 }
 
@@ -359,6 +394,30 @@ async fn names_tokens_and_policies_are_checked() {
         let answer = peers.command(1, NetworkChange::SetPolicy { network, policy }).await;
         assert_eq!(answer["code"], "network_policy_invalid", "{answer}");
     }
+    // What cannot be read never counts as "all ports", and what changes nothing is no success.
+    let port = PolicyChange { allowed_ports: Some(vec![80]), ..Default::default() };
+    assert_eq!(
+        peers.command(1, NetworkChange::SetPolicy { network, policy: port }).await["allowed_ports"],
+        json!([80])
+    );
+    for (field, value) in [
+        ("allowed_ports", json!(["http"])),
+        ("allowed_ports", json!([80, 70_000])),
+        ("allowed_ports", json!("80")),
+        ("max_members", json!(-1)),
+        ("max_members", json!("5")),
+        ("description", json!(5)),
+    ] {
+        let mut request = json!({"type": "set_network_policy", "network_id": network, "node_id": 1});
+        request[field] = value;
+        let answer = peers.from(1, request).await;
+        assert_eq!(answer["code"], "network_policy_invalid", "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains(field), "{answer}");
+    }
+    let nothing = peers.command(1, NetworkChange::SetPolicy { network, policy: PolicyChange::default() }).await;
+    assert_eq!(nothing["code"], "network_policy_invalid", "{nothing}");
+    let text = nothing["error"].as_str().unwrap();
+    assert!(["allowed_ports", "max_members", "description"].iter().all(|field| text.contains(field)), "{text}");
     // What a change does not name stays.
     let ports = PolicyChange { allowed_ports: Some(vec![80, 443]), ..Default::default() };
     peers.command(1, NetworkChange::SetPolicy { network, policy: ports }).await;
@@ -418,6 +477,13 @@ async fn every_table_of_networks_is_bounded() {
     assert_eq!(peers.invite(owner_of(more), more, target).await["code"], "too_many_invites");
     assert_eq!(peers.invite(1, 1, target).await["type"], "invite_to_network_ok", "again is no second one");
     assert_eq!(peers.invites(target).await.as_array().unwrap().len(), MAX_INVITES);
+    // Given away, they are no fewer.
+    let gift = peers.new_network(9, "gift", "open", "").await;
+    assert_eq!(peers.join_network(1, gift, "").await["type"], "join_network_ok");
+    let given = peers.command(9, NetworkChange::Transfer { network: gift, target: 1 }).await;
+    assert_eq!(given["code"], "too_many_networks", "{given}");
+    assert_eq!(peers.command(9, NetworkChange::Transfer { network: gift, target: 9 }).await["role"], "owner");
+    assert_eq!(peers.command(9, NetworkChange::Delete { network: gift }).await["type"], "delete_network_ok");
 }
 
 #[tokio::test]

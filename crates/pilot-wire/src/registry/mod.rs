@@ -17,6 +17,7 @@ pub use answer::{
 pub use fields::{Fields, coerce_i64, coerce_u16, coerce_u32};
 pub use networks::{
     Authority, InviteEntry, ListNodesOk, NetworkChange, NetworkEntry, NetworkPolicyOk, NodeEntry, PolicyChange,
+    PolicyField,
 };
 pub use request::{Register, Request};
 

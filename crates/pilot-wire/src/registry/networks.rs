@@ -165,9 +165,10 @@ impl NetworkChange {
         }
     }
 
-    pub(super) fn from_fields(kind: &str, f: &Fields) -> Option<Self> {
+    /// `None` when the type is no such command.
+    pub(super) fn from_fields(kind: &str, f: &Fields) -> Result<Option<Self>, PolicyField> {
         let (network, target) = (f.u16("network_id"), f.u32("target_node_id"));
-        Some(match kind {
+        Ok(Some(match kind {
             "create_network" => {
                 Self::Create { name: f.string("name"), join_rule: f.string("join_rule"), token: f.string("token") }
             }
@@ -177,9 +178,9 @@ impl NetworkChange {
             "promote_member" => Self::Promote { network, target },
             "demote_member" => Self::Demote { network, target },
             "transfer_ownership" => Self::Transfer { network, target },
-            "set_network_policy" => Self::SetPolicy { network, policy: PolicyChange::from_fields(f) },
-            _ => return None,
-        })
+            "set_network_policy" => Self::SetPolicy { network, policy: PolicyChange::from_fields(f)? },
+            _ => return Ok(None),
+        }))
     }
 
     pub(super) fn add_to(&self, by: &Authority, mut builder: Builder) -> Builder {
@@ -205,20 +206,67 @@ impl Authority {
     }
 }
 
-impl PolicyChange {
-    /// Fields that are missing or of the wrong type change nothing.
-    pub fn from_fields(f: &Fields) -> Self {
-        Self {
-            allowed_ports: f.get("allowed_ports").and_then(Value::as_array).map(|list| ports(list)),
-            max_members: f.number("max_members").map(super::coerce_u32),
-            description: f.text("description").map(str::to_owned),
+/// A field of a policy that has a value which it cannot have. Unlike other fields (04 §4) such a one does not count as absent:
+/// a policy without a list of ports opens all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyField {
+    /// No list, or something in it is no port.
+    #[error("allowed_ports is a list of ports, 0 to 65535")]
+    AllowedPorts,
+    /// No number, or one that does not fit.
+    #[error("max_members is a whole number from 0 up")]
+    MaxMembers,
+    /// No text.
+    #[error("description is a text")]
+    Description,
+}
+
+impl PolicyField {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::AllowedPorts => "allowed_ports",
+            Self::MaxMembers => "max_members",
+            Self::Description => "description",
         }
     }
 }
 
-/// The ports of a list; what is no port is dropped.
-fn ports(list: &[Value]) -> Vec<u16> {
-    list.iter().filter_map(Value::as_u64).filter_map(|port| u16::try_from(port).ok()).collect()
+impl PolicyChange {
+    /// Whether it names nothing to change.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Fields that are missing, or null, change nothing.
+    ///
+    /// # Errors
+    /// The field with another value than it can have.
+    pub fn from_fields(f: &Fields) -> Result<Self, PolicyField> {
+        Ok(Self {
+            allowed_ports: value(f, "allowed_ports").map(ports).transpose()?,
+            max_members: value(f, "max_members").map(max_members).transpose()?,
+            description: value(f, "description").map(text).transpose()?,
+        })
+    }
+}
+
+fn value<'a>(f: &'a Fields, name: &str) -> Option<&'a Value> {
+    f.get(name).filter(|value| !value.is_null())
+}
+
+fn ports(list: &Value) -> Result<Vec<u16>, PolicyField> {
+    let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
+    let list = list.as_array().ok_or(PolicyField::AllowedPorts)?;
+    list.iter().map(port).collect::<Option<_>>().ok_or(PolicyField::AllowedPorts)
+}
+
+fn max_members(value: &Value) -> Result<u32, PolicyField> {
+    let max = value.as_u64().and_then(|max| u32::try_from(max).ok());
+    max.ok_or(PolicyField::MaxMembers)
+}
+
+fn text(value: &Value) -> Result<String, PolicyField> {
+    value.as_str().map(str::to_owned).ok_or(PolicyField::Description)
 }
 
 /// An element of `list_networks_ok`
@@ -344,13 +392,17 @@ pub struct NetworkPolicyOk {
 
 impl NetworkPolicyOk {
     /// Missing fields are those of a network without a policy.
-    pub fn from_fields(f: &Fields) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The field with another value than it can have.
+    pub fn from_fields(f: &Fields) -> Result<Self, PolicyField> {
+        let PolicyChange { allowed_ports, max_members, description } = PolicyChange::from_fields(f)?;
+        Ok(Self {
             network: f.u16("network_id"),
-            allowed_ports: ports(f.list("allowed_ports")),
-            max_members: f.u32("max_members"),
-            description: f.string("description"),
-        }
+            allowed_ports: allowed_ports.unwrap_or_default(),
+            max_members: max_members.unwrap_or_default(),
+            description: description.unwrap_or_default(),
+        })
     }
 
     pub(super) fn value(&self, kind: &str) -> Value {
@@ -427,9 +479,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_dropped() {
-        let f = crate::registry::parse_body(br#"{"allowed_ports":[80,-1,70000,"x",0.5,443]}"#).unwrap();
-        assert_eq!(PolicyChange::from_fields(&f).allowed_ports, Some(vec![80, 443]));
-        assert_eq!(NetworkPolicyOk::from_fields(&f).allowed_ports, [80, 443]);
+    fn a_policy_with_something_else_than_ports_is_none_and_never_one_that_opens_all() {
+        let fields = |text: &str| crate::registry::parse_body(text.as_bytes()).unwrap();
+        for list in
+            ["[\"http\"]", "[80,-1]", "[70000]", "[0.5]", "[null]", "\"80\"", "80", "{}", "true", "[80,\"443\",443]"]
+        {
+            let f = fields(&format!(r#"{{"allowed_ports":{list},"type":"set_network_policy"}}"#));
+            assert_eq!(PolicyChange::from_fields(&f), Err(PolicyField::AllowedPorts), "{list}");
+            assert_eq!(NetworkPolicyOk::from_fields(&f), Err(PolicyField::AllowedPorts), "{list}");
+            assert_eq!(Request::from_fields(&f), Request::PolicyUnreadable { field: PolicyField::AllowedPorts });
+        }
+        let f = fields(r#"{"allowed_ports":[80,443,65535],"max_members":null}"#);
+        assert_eq!(PolicyChange::from_fields(&f).unwrap().allowed_ports, Some(vec![80, 443, 65_535]));
+        assert_eq!(NetworkPolicyOk::from_fields(&f).unwrap().allowed_ports, [80, 443, 65_535]);
+        for (text, field) in [
+            (r#"{"max_members":-1}"#, PolicyField::MaxMembers),
+            (r#"{"max_members":"5"}"#, PolicyField::MaxMembers),
+            (r#"{"max_members":4294967296}"#, PolicyField::MaxMembers),
+            (r#"{"description":7}"#, PolicyField::Description),
+        ] {
+            assert_eq!(PolicyChange::from_fields(&fields(text)), Err(field), "{text}");
+        }
+        // Nothing named is no change; of a network it is that it has no policy.
+        let none = fields(r#"{"allowed_ports":null}"#);
+        assert!(PolicyChange::from_fields(&none).unwrap().is_empty());
+        assert_eq!(NetworkPolicyOk::from_fields(&none), Ok(NetworkPolicyOk::default()));
+    }
+
+    #[test]
+    fn an_unreadable_policy_survives_the_wire_as_one() {
+        for field in [PolicyField::AllowedPorts, PolicyField::MaxMembers, PolicyField::Description] {
+            let request = Request::PolicyUnreadable { field };
+            assert_eq!(request.kind(), "set_network_policy");
+            assert_eq!(Request::parse(&crate::json::to_vec(&request.to_value())), Ok(request));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Builder, Fields};
-use super::networks::{Authority, NetworkChange};
+use super::networks::{Authority, NetworkChange, PolicyField};
 use super::{MessageError, parse_body};
 use crate::frame::{self, FrameError};
 use crate::json;
@@ -280,6 +280,11 @@ pub enum Request {
         /// Shared secret.
         token: String,
     },
+    /// `set_network_policy` with a field that has a value which it cannot have.
+    PolicyUnreadable {
+        /// Which.
+        field: PolicyField,
+    },
     /// Any other type, or none; the text is empty when there is none.
     Unknown {
         /// The type as sent.
@@ -349,6 +354,7 @@ impl Request {
             Self::BeaconRegister { .. } => "beacon_register",
             Self::BeaconList => "beacon_list",
             Self::SubscribeReplication { .. } => "subscribe_replication",
+            Self::PolicyUnreadable { .. } => "set_network_policy",
             Self::Unknown { kind } => kind,
         }
     }
@@ -364,6 +370,7 @@ impl Request {
                 | Self::RotateKey { .. }
                 | Self::PollInvites { .. }
                 | Self::ChangeNetwork { .. }
+                | Self::PolicyUnreadable { .. }
                 | Self::Unknown { .. }
         )
     }
@@ -453,8 +460,9 @@ impl Request {
             "beacon_list" => Self::BeaconList,
             "subscribe_replication" => Self::SubscribeReplication { token: f.string("token") },
             other => match NetworkChange::from_fields(other, f) {
-                Some(change) => Self::ChangeNetwork { by: Authority::from_fields(f), change },
-                None => Self::Unknown { kind: other.to_owned() },
+                Ok(Some(change)) => Self::ChangeNetwork { by: Authority::from_fields(f), change },
+                Err(field) => Self::PolicyUnreadable { field },
+                Ok(None) => Self::Unknown { kind: other.to_owned() },
             },
         }
     }
@@ -547,6 +555,8 @@ impl Request {
                 b.maybe("beacon_id", (*beacon != 0).then_some(*beacon)).text("addr", addr)
             }
             Self::SubscribeReplication { token } => b.text("token", token),
+            // As unreadable as it was.
+            Self::PolicyUnreadable { field } => b.with(field.name(), true),
             Self::ListNetworks | Self::BeaconList | Self::Unknown { .. } => b,
         }
         .done()

@@ -85,7 +85,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
     told["message"] = message.as_str().into();
     let failed = told["failed"].as_array().map_or(0, Vec::len);
     app.out.result(&told, || human(&told, network));
-    Ok(u8::from(failed > 0))
+    Ok(u8::from(failed > 0 || told["truncated"] == true))
 }
 
 /// Waits for the daemon while it has receivers left to wait for. It is asked now and then whether it is still there: one that
@@ -153,6 +153,9 @@ fn human(told: &Value, network: Option<u16>) -> String {
             line(failure["status"].as_str().unwrap_or("failed")),
             line(failure["error"].as_str().unwrap_or_default()),
         ));
+    }
+    if told["truncated"] == true {
+        text.push_str("  there are more members than the registry's answer holds; they were not tried\n");
     }
     text
 }

@@ -124,13 +124,15 @@ pub(super) async fn call(node: &Arc<Shared>, method: &str, args: &Value) -> Resu
             let no_port = || CallError::new("no_port", "no free source port for datagrams");
             let datagrams = node.engine.datagrams().ok_or_else(no_port)?;
             let send = |to| datagrams.send_to(to, &data).map_err(|error| error.to_string());
-            let mut told = node.broadcast(network(args)?, port, limit(args)?, send).await?;
+            let turn = node.broadcast_turn()?;
+            let mut told = node.broadcast(turn, network(args)?, port, limit(args)?, send).await?;
             told["bytes"] = data.len().into();
             return Ok(told);
         }
         "trust.broadcast" => {
             let data = message(args)?;
-            return Ok(node.broadcast_trusted(destination(args)?, limit(args)?, &data).await);
+            let (port, limit) = (destination(args)?, limit(args)?);
+            return Ok(node.broadcast_trusted(node.broadcast_turn()?, port, limit, &data).await);
         }
         "network.create" => NetworkChange::Create {
             name: text(args, "name")?,

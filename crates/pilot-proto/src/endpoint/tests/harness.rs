@@ -54,6 +54,8 @@ pub(super) struct Node {
     pub(super) asked_members: Vec<u32>,
     /// The registry does not answer questions about networks.
     pub(super) members_unanswered: bool,
+    /// It answers when the test does.
+    pub(super) members_later: bool,
     pub(super) resolves: usize,
 }
 
@@ -172,6 +174,7 @@ impl Net {
             members: BTreeMap::new(),
             asked_members: Vec::new(),
             members_unanswered: false,
+            members_later: false,
             resolves: 0,
         });
         self.nodes.len() - 1
@@ -307,8 +310,8 @@ impl Net {
                 Event::NeedMembership { node: id } => {
                     node.asked_members.push(*id);
                     if node.members_unanswered {
-                        node.ep.handle_membership_unknown(*id);
-                    } else {
+                        node.ep.handle_membership_unknown(now, *id);
+                    } else if !node.members_later {
                         let answer = node.members.get(id).cloned();
                         node.ep.handle_membership(now, *id, answer);
                     }

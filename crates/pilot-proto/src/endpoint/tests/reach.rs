@@ -179,6 +179,67 @@ fn a_network_that_we_leave_is_shared_no_longer_at_once() {
 }
 
 #[test]
+fn an_answer_that_is_older_than_our_leaving_opens_nothing() {
+    let mut net = members();
+    net.nodes[1].members_later = true;
+    let conn = net.dial(0, 1, 7);
+    net.run(SECOND);
+    assert_eq!(net.nodes[1].asked_members, [1]);
+    let now = net.now;
+    net.nodes[1].ep.set_local_node(now, 2, &[10]);
+    net.nodes[1].ep.handle_membership(now, 1, Some(shared(9, 1, &[])));
+    net.decide(0, conn, 10 * SECOND);
+    assert_eq!(net.dial_error(0, conn).unwrap().code(), "untrusted");
+    assert!(!net.nodes[1].events.iter().any(|e| matches!(e, Event::Accepted { .. })));
+}
+
+#[test]
+fn what_waited_for_the_registrys_word_counts_only_under_the_key_it_came_with() {
+    for is_same in [true, false] {
+        let mut net = members();
+        net.nodes[1].members_later = true;
+        net.dial(0, 1, 7);
+        net.run_ms(200);
+        if !is_same {
+            // The dialler hears nothing, so what is accepted can only be what has waited.
+            assert!(net.nodes[1].ep.set_waiting_key([9; 32]) > 0);
+        }
+        net.block(0, 1);
+        let (now, refused) = (net.now, net.info(1).counters.refused);
+        net.nodes[1].ep.handle_membership(now, 1, Some(shared(9, 1, &[])));
+        net.settle();
+        let conns = net.info(1).conns.len();
+        assert_eq!(conns, usize::from(is_same), "{is_same}");
+        assert_eq!(net.info(1).counters.refused > refused, !is_same);
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_not_asked_for_every_packet_and_what_waits_is_judged() {
+    let mut net = members();
+    net.nodes[1].members.insert(1, shared(9, 1, &[80]));
+    let conn = net.dial(0, 1, 7);
+    net.decide(0, conn, 10 * SECOND);
+    assert_eq!(refusals(&net, 1), vec![(1, 7, RefusedReason::NetworkPolicy)]);
+    // A member, but the port is closed, and now the registry is gone.
+    net.nodes[1].members_unanswered = true;
+    net.run(10 * SECOND);
+    let (asked, refused) = (net.nodes[1].asked_members.len(), net.info(1).counters.refused);
+    for _ in 0..20 {
+        net.dial(0, 1, 7);
+        net.run_ms(100);
+    }
+    let questions = net.nodes[1].asked_members.len() - asked;
+    assert!(questions <= 1, "{questions} questions in two seconds");
+    assert!(net.info(1).counters.refused >= refused + 20, "{}", net.info(1).counters.refused - refused);
+    // It is asked again after a while.
+    net.nodes[1].members_unanswered = false;
+    net.nodes[1].members.insert(1, shared(9, 1, &[7]));
+    net.run(10 * SECOND);
+    net.echo(0, 1, b"x", 5 * SECOND);
+}
+
+#[test]
 fn without_a_registry_nobody_stays_a_member_for_ever() {
     let mut net = members();
     let conn = net.echo(0, 1, b"x", SECOND);
@@ -187,7 +248,7 @@ fn without_a_registry_nobody_stays_a_member_for_ever() {
         net.run(10 * SECOND);
         let now = net.now;
         for node in net.nodes[1].ep.review_memberships(now) {
-            net.nodes[1].ep.handle_membership_unknown(node);
+            net.nodes[1].ep.handle_membership_unknown(now, node);
         }
     }
     assert!(was_reset(&net, 0, conn));
