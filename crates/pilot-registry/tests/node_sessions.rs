@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Peers, addr};
 use pilot_proto::directory::{Call, CallError, CallId, Directory, DirectoryConfig, DirectoryEvent};
 use pilot_proto::identity::Identity;
-use pilot_proto::trust::{Approval, Moment, PeerIdentity, Trust, TrustConfig, TrustEvent};
+use pilot_proto::trust::{Approval, Moment, NOTICE_RETRY, PeerIdentity, Trust, TrustConfig, TrustEvent};
 use pilot_wire::frame::{self, FrameDecoder};
 use pilot_wire::registry::{Fields, LookupOk};
 use pilot_wire::{base64, json};
@@ -213,6 +213,9 @@ async fn private_nodes_come_to_trust_each_other_through_the_registry_alone() {
     // The end of trust closes the way again.
     let at = world.moment();
     world.nodes[0].trust.revoke(at, 2).unwrap();
+    world.carry().await;
+    // It could not be told directly: after the next attempt the registry hears of it all the same.
+    world.nodes[0].trust.handle_timeout(Moment { now: at.now + NOTICE_RETRY, ..at });
     world.carry().await;
     let denied = world.ask(1, Call::Resolve { node: 1 }).await.unwrap_err();
     assert!(denied.is_refusal(), "{denied}");

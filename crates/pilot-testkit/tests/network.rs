@@ -229,10 +229,10 @@ async fn networks_work_through_a_driver_and_through_an_embedded_node() {
     let heard = tokio::time::timeout(PATIENCE, own.recv_from()).await.unwrap().unwrap();
     assert_eq!(heard.data, b"all");
     // And from inside a program: answers come back to it.
-    let _theirs = them.listen(1001).await.unwrap();
-    let told = own.broadcast(1, 1001, b"who is there?", PATIENCE).await.unwrap();
+    let _theirs = them.listen(2001).await.unwrap();
+    let told = own.broadcast(1, 2001, b"who is there?", PATIENCE).await.unwrap();
     assert_eq!((&told["sent"], &told["bytes"]), (&1.into(), &13.into()), "{told}");
-    own.send_to(pilot::SocketAddress { port: 1001, ..all }, b"and now?").await.unwrap();
+    own.send_to(pilot::SocketAddress { port: 2001, ..all }, b"and now?").await.unwrap();
     for question in [&b"who is there?"[..], b"and now?"] {
         let heard = tokio::time::timeout(PATIENCE, them.recv_from()).await.unwrap().unwrap();
         assert_eq!(heard.data, question);

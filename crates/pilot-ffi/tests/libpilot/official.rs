@@ -21,6 +21,7 @@ fn run(name: &str, version: &str) {
         let mut script = python("official_sdk.py", home.path());
         script.arg(sdk).arg(version).arg(file("tests/vectors/cli-sdk-python.json"));
         script.args([pair.alice.socket(), pair.bob.socket()]).arg(embedded.to_string());
+        script.arg(file("tests/vectors/cli-libpilot-embedded.json"));
         succeeds(&mut script);
     });
 }

@@ -5,22 +5,21 @@ use pilot_testkit::programs::need_programs;
 
 use crate::{Pair, file, need_python, python, succeeds};
 
-fn vectors(name: &str, file_name: &str) {
+fn vectors(name: &str, recording: &str) {
     isolated(name, &[need_python, need_programs], || {
         let home = tempfile::tempdir().expect("home");
-        let vectors = file("tests/vectors").join(file_name);
-        succeeds(python("vectors.py", home.path()).arg(vectors).arg(home.path()));
+        succeeds(python("vectors.py", home.path()).arg(file(recording)).arg(home.path()));
     });
 }
 
 #[test]
 fn calls_are_those_of_the_first_official_library() {
-    vectors("scripts::calls_are_those_of_the_first_official_library", "cli-libpilot-0.1.2.json");
+    vectors("scripts::calls_are_those_of_the_first_official_library", "tests/vectors/cli-libpilot-0.1.2.json");
 }
 
 #[test]
 fn calls_are_those_of_the_newest_official_library() {
-    vectors("scripts::calls_are_those_of_the_newest_official_library", "cli-libpilot-1.18.0.json");
+    vectors("scripts::calls_are_those_of_the_newest_official_library", "tests/vectors/cli-libpilot-1.18.0.json");
 }
 
 #[test]

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-sdk, version, vectors, alice_socket, bob_socket, embedded = sys.argv[1:7]
+sdk, version, vectors, alice_socket, bob_socket, embedded, embedded_vectors = sys.argv[1:8]
 vectors = json.load(open(vectors))["calls"][version]
 sys.path.insert(0, sdk)
 import pilotprotocol  # noqa: E402
@@ -311,15 +311,41 @@ if has("rotate_key"):
         library.FreeString(pointer)
         return text
 
-    assert embedded_call("PilotEmbeddedStart", None) == {"error": "parse config: nil"}
-    assert embedded_call("PilotEmbeddedStart", b"{}") == {"error": "data_dir required"}
+    # Each case once, in the recorded order. What JSON parsers and systems say in their own words is left out.
+    cases = iter(json.load(open(embedded_vectors))["cases"])
+
+    def recorded(call, **about):
+        case = next(cases)
+        assert case["call"] == call and about.items() <= case.items(), (case, call, about)
+        return case["ret"]
+
     started = embedded_call("PilotEmbeddedStart", embedded.encode())
-    assert set(started) == {"address", "node_id", "public_key", "socket"}, started
-    assert embedded_call("PilotEmbeddedStart", embedded.encode()) == {"error": "embedded daemon already started"}
+    assert set(started) == set(recorded("PilotEmbeddedStart")), started
+    assert started["address"] == str(started["node_id"]), started
+    again = embedded_call("PilotEmbeddedStart", embedded.encode())
+    assert again == recorded("PilotEmbeddedStart", when="already started"), again
     with Driver(started["socket"]) as own:
-        assert own.info()["node_id"] == started["node_id"]
-    assert embedded_call("PilotEmbeddedStop") == {"status": "stopped"}
-    assert embedded_call("PilotEmbeddedStop") == {"status": "not_started"}
+        info, health = own.info(), own.health()
+        assert set(info) >= set(recorded("PilotInfo")) and info["node_id"] == started["node_id"], info
+        assert info["version"] == "embedded", info
+        assert set(health) >= set(recorded("PilotHealth")) and health["status"] == "ok", health
+        networks = own.network_list()
+        assert set(networks) == set(recorded("PilotNetworkList")) and networks["networks"][0]["name"] == "backbone"
+        trusted, pending = own.trusted_peers(), own.pending_handshakes()
+        assert trusted.items() >= recorded("PilotTrustedPeers").items(), trusted
+        assert pending.items() >= recorded("PilotPendingHandshakes").items(), pending
+    assert embedded_call("PilotEmbeddedStop") == recorded("PilotEmbeddedStop")
+    assert embedded_call("PilotEmbeddedStop") == recorded("PilotEmbeddedStop", when="not running")
+    gone = json.loads(embedded) | {"registry_addr": "127.0.0.1:1", "register_timeout_sec": 2}
+    expected = recorded("PilotEmbeddedStart", when="registry unreachable (127.0.0.1:1)")["error"].split(":")[0]
+    unreachable = embedded_call("PilotEmbeddedStart", json.dumps(gone).encode())
+    assert unreachable["error"].startswith(expected), unreachable
+    assert embedded_call("PilotEmbeddedStart", None) == recorded("PilotEmbeddedStart", config_json=None)
+    expected = recorded("PilotEmbeddedStart", config_json="nope")["error"].split(":")[0]
+    assert embedded_call("PilotEmbeddedStart", b"nope")["error"].startswith(expected)
+    for config in ("{}", '{"data_dir":"<DIR>"}'):
+        assert embedded_call("PilotEmbeddedStart", config.encode()) == recorded("PilotEmbeddedStart", config_json=config)
+    assert next(cases, None) is None
 
 # --- The end: a closed driver wakes who waits on it
 waiting = []

@@ -61,7 +61,7 @@ pub const NOTICE_RETRY: Duration = Duration::from_secs(10);
 /// Longest such pause.
 pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(3600);
 /// The registry hears that trust has ended when the peer has, or after so many attempts to tell it.
-pub const REGISTRY_WAITS: u32 = 4;
+pub const REGISTRY_WAITS: u32 = 2;
 /// A peer that still talks to us is told again at most this often.
 pub const NOTICE_REPEAT: Duration = Duration::from_secs(10);
 /// An undelivered revocation is given up after this long.

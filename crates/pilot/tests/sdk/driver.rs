@@ -122,9 +122,11 @@ async fn close_waits_for_the_answer_and_drop_closes_as_well() {
 #[tokio::test]
 async fn close_fails_when_the_daemon_vanishes_before_it_confirms() {
     for peer_has_finished in [false, true] {
-        let (_driver, mut fake, stream) = dialled(4096).await;
+        let (_driver, mut fake, mut stream) = dialled(4096).await;
         if peer_has_finished {
             fake.push(Answer::CloseOk { conn: 9 }).await;
+            // Seen before ours leaves: afterwards it could not be told from the confirmation.
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
         }
         let (closed, ()) = tokio::join!(stream.close(), async move {
             fake.expect("0800000009").await;
