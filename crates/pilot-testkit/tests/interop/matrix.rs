@@ -19,7 +19,7 @@ pub(crate) const FULL: &str = "PILOT_FULL_MATRIX";
 /// Runs only cells whose name contains this.
 const ONLY: &str = "PILOT_MATRIX_ONLY";
 /// Cells at a time. They mostly wait.
-const AT_A_TIME: usize = 6;
+const AT_A_TIME: usize = 8;
 /// For one cell. One without failures needs less than two minutes.
 const CELL_LIMIT: Duration = Duration::from_secs(20 * 60);
 
