@@ -33,7 +33,10 @@ fn still_reaches(from: &Agent, to: &str) -> bool {
 fn echoes(from: &Agent, to: &str, limit: &str) -> bool {
     let ping = from.run(&["--json", "ping", to, "--count", "1", "--timeout", limit]).expect("ping");
     let answer: Value = serde_json::from_str(&ping.stdout).unwrap_or_default();
-    ping.status.success() && answer["data"]["results"][0]["error"].is_null()
+    let answered = ping.status.success() && answer["data"]["results"][0]["error"].is_null();
+    let hint = answer["data"]["hint"].as_str().unwrap_or_default();
+    assert!(answered || hint.contains("trusted"), "silence without a hint: {}{}", ping.stdout, ping.stderr);
+    answered
 }
 
 fn ids(list: &Value) -> Vec<u32> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pilot::{Address, Driver};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
 use crate::args::Args;
@@ -17,6 +17,8 @@ use crate::table::{Arg, Command};
 pub(crate) const ECHO_PORT: u16 = 7;
 /// Pause between probes.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait for what is only a help to the reader.
+const ASIDE: Duration = Duration::from_secs(5);
 /// Longest echo that is read.
 const MOST: usize = 1024;
 
@@ -29,7 +31,7 @@ pub(crate) const COMMAND: Command = Command {
     ],
     about: "measure the time to a node and back",
     details: "The time includes opening the stream. Exits with 0 even when no probe is answered.",
-    returns: "target, to, results [{seq, bytes, rtt_ms, time_ms, error}], timeout (bool)",
+    returns: "target, to, results [{seq, bytes, rtt_ms, time_ms, error}], timeout (bool), hint (when none is answered)",
     raw: false,
     run: |app, args| Box::pin(run(app, args)),
 };
@@ -72,7 +74,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
     let deadline = Instant::now() + limit.wait();
     app.out.text(&format!("PING {address}\n"));
     let mut results = Vec::new();
-    let mut expired = false;
+    let (mut expired, mut answered) = (false, false);
     for seq in 0..count {
         if seq > 0 {
             sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now()))).await;
@@ -86,6 +88,7 @@ async fn run(app: &App, args: &Args) -> Outcome {
             expired = true;
             Probe::Failed { rtt: began.elapsed(), error: format!("no answer within {limit}") }
         });
+        answered |= matches!(probe, Probe::Answered { .. });
         app.out.text(&probe.to_text(seq));
         results.push(probe.to_json(seq));
         if expired {
@@ -96,10 +99,30 @@ async fn run(app: &App, args: &Args) -> Outcome {
         app.out.text("timeout\n");
     }
     let results = if results.is_empty() { Value::Null } else { Value::Array(results) };
-    let data =
+    let mut data =
         json!({ "target": address.to_string(), "to": address.to_string(), "results": results, "timeout": expired });
+    if !answered && let Some(hint) = silence(&driver, address).await {
+        app.out.note(&format!("hint: {hint}"));
+        data["hint"] = hint.into();
+    }
     app.out.result(&data, String::new);
     Ok(0)
+}
+
+/// Why a node may not have answered, as far as the daemon knows: a stranger's dial is dropped without a word, so that the
+/// answer alone does not tell.
+async fn silence(driver: &Driver, address: Address) -> Option<String> {
+    let trusted = timeout(ASIDE, driver.trusted()).await.ok()?.ok()?;
+    let known =
+        trusted["trusted"].as_array().is_some_and(|peers| peers.iter().any(|peer| peer["node_id"] == address.node));
+    Some(if known {
+        format!("{address} is trusted; it may be offline, or not reachable from here: pilotctl lookup {}", address.node)
+    } else {
+        format!(
+            "{address} is not among the trusted peers; unless it is public, a node answers them and its networks alone: pilotctl handshake {}",
+            address.node
+        )
+    })
 }
 
 /// Dials, writes `ping-<seq>`, reads one chunk, closes.
