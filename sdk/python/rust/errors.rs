@@ -80,6 +80,14 @@ impl Failure {
     }
 }
 
+/// The code of a daemon that went away, as streams tell it.
+const DAEMON_GONE: &str = "daemon_gone";
+
+/// The stable code of an error. Calls and streams have the same for a daemon that went away.
+pub(crate) fn code(error: &pilot::Error) -> &str {
+    if matches!(error, pilot::Error::Disconnected { .. }) { DAEMON_GONE } else { error.code() }
+}
+
 impl From<pilot::Error> for Failure {
     fn from(error: pilot::Error) -> Self {
         use pilot::Error as E;
@@ -94,7 +102,7 @@ impl From<pilot::Error> for Failure {
             _ => Kind::Refused,
         };
         let hint = error.hint().map(std::borrow::Cow::into_owned);
-        Self { kind, code: error.code().to_owned(), message: error.to_string(), hint }
+        Self { kind, code: code(&error).to_owned(), message: error.to_string(), hint }
     }
 }
 
@@ -123,7 +131,9 @@ impl From<SendError> for Failure {
         let kind = match &error {
             SendError::TooLarge { .. } | SendError::Source(_) => Kind::Argument,
             SendError::Unsupported(_) => Kind::Unsupported,
-            SendError::Write(_) => Kind::Stream,
+            SendError::Dial { code, .. } if code == DAEMON_GONE || code == "not_running" => Kind::Daemon,
+            SendError::Dial { code, .. } if code == "timeout" => Kind::Timeout,
+            SendError::Write(_) | SendError::NoAck(_) => Kind::Stream,
             _ => Kind::Refused,
         };
         let failure = Self::new(kind, error.code(), error.to_string());

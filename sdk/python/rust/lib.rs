@@ -13,6 +13,7 @@ mod network;
 mod node;
 mod op;
 mod runtime;
+mod scope;
 mod services;
 mod stream;
 

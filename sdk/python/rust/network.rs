@@ -10,12 +10,13 @@ use pilot::{Address, Driver, Embedded, Options, Pilot, SocketAddress};
 use pilot_wire::json;
 use pyo3::prelude::*;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::convert::Json;
 use crate::errors::{Failure, Kind};
 use crate::op::{Op, seconds};
 use crate::runtime::Owned;
+use crate::scope::Scope;
 use crate::services;
 use crate::stream::{Data, Listener, Stream, within};
 
@@ -56,6 +57,14 @@ impl Backend {
         }
     }
 
+    /// Whether the daemon is there.
+    pub(crate) fn is_connected(&self) -> bool {
+        match self {
+            Self::Driver(driver) => matches!(driver.connection_state(), pilot::ConnectionState::Connected { .. }),
+            Self::Node(_) => true,
+        }
+    }
+
     /// An address, `N:…`; a node id; or a host name, with or without `.pilot`.
     pub(crate) async fn resolve(&self, target: &str) -> Result<Address, Failure> {
         if let Ok(address) = target.parse() {
@@ -88,7 +97,9 @@ impl Backend {
 
 pub(crate) struct Shared {
     backend: Mutex<Option<Arc<Backend>>>,
-    pub(crate) closing: CancellationToken,
+    scope: Arc<Scope>,
+    /// Held until a datagram is handed out or given back, so that one given back goes to whoever waits already.
+    receiving: Arc<tokio::sync::Mutex<()>>,
     /// Datagrams that were given back.
     datagrams: Mutex<VecDeque<pilot::Datagram>>,
 }
@@ -108,16 +119,16 @@ impl Shared {
         tokio::select! {
             biased;
             done = work(backend) => done,
-            () = self.closing.cancelled() => Err(Failure::closed("the connection to the network was closed")),
+            () = self.scope.closing.cancelled() => Err(Failure::closed("the connection to the network was closed")),
         }
     }
 
     async fn close(&self, limit: Duration) {
-        self.closing.cancel();
+        let deadline = tokio::time::Instant::now() + limit;
+        self.scope.end(limit).await;
         let Some(mut backend) = self.backend.lock().take() else { return };
         self.datagrams.lock().clear();
         // Whoever still works with it ends at the token.
-        let deadline = tokio::time::Instant::now() + limit;
         let alone = loop {
             match Arc::try_unwrap(backend) {
                 Ok(alone) => break alone,
@@ -128,7 +139,7 @@ impl Shared {
         };
         match alone {
             Backend::Driver(driver) => drop(driver),
-            Backend::Node(node) => node.shutdown(limit).await,
+            Backend::Node(node) => node.shutdown(deadline.saturating_duration_since(tokio::time::Instant::now())).await,
         }
     }
 }
@@ -141,7 +152,8 @@ impl Network {
     pub(crate) fn new(backend: Backend) -> Self {
         Self(Owned::new(Arc::new(Shared {
             backend: Mutex::new(Some(Arc::new(backend))),
-            closing: CancellationToken::new(),
+            scope: Scope::new(),
+            receiving: Arc::default(),
             datagrams: Mutex::default(),
         })))
     }
@@ -197,7 +209,7 @@ pub(crate) fn default_sockets() -> Vec<PathBuf> {
 }
 
 /// A datagram for Python: data, address and port of the sender, own port.
-struct Datagram(pilot::Datagram);
+struct Datagram(pilot::Datagram, OwnedMutexGuard<()>);
 
 impl<'py> IntoPyObject<'py> for Datagram {
     type Target = pyo3::types::PyTuple;
@@ -232,7 +244,7 @@ impl Network {
                 };
                 within("dial", limit, dialling).await
             });
-            Ok(Stream::new(dialled.await?, &shared.closing))
+            Ok(Stream::new(dialled.await?, &shared.scope))
         }))
     }
 
@@ -241,7 +253,7 @@ impl Network {
         let shared = self.shared()?;
         Ok(Op::new(async move {
             let listener = shared.with(|backend| async move { Ok(backend.pilot().listen(port).await?) }).await?;
-            Ok(Listener::new(listener, &shared.closing))
+            Ok(Listener::new(listener, &shared.scope))
         }))
     }
 
@@ -250,7 +262,7 @@ impl Network {
         let (shared, method, args) = (self.shared()?, method.to_owned(), parse(args)?);
         Ok(Op::new(async move {
             let opened = shared.with(|backend| async move { Ok(backend.pilot().open(&method, &args).await?) });
-            Ok(Stream::new(opened.await?, &shared.closing))
+            Ok(Stream::new(opened.await?, &shared.scope))
         }))
     }
 
@@ -271,12 +283,17 @@ impl Network {
         let shared = self.shared()?;
         let again = Arc::clone(&shared);
         let work = async move {
-            if let Some(datagram) = shared.datagrams.lock().pop_front() {
-                return Ok(Datagram(datagram));
-            }
-            shared.with(|backend| async move { Ok(Datagram(backend.pilot().recv_from().await?)) }).await
+            let all = &shared;
+            let receiving = |backend: Arc<Backend>| async move {
+                let turn = Arc::clone(&all.receiving).lock_owned().await;
+                if let Some(datagram) = all.datagrams.lock().pop_front() {
+                    return Ok(Datagram(datagram, turn));
+                }
+                Ok(Datagram(backend.pilot().recv_from().await?, turn))
+            };
+            shared.with(receiving).await
         };
-        Ok(Op::returning(work, move |Datagram(datagram)| again.datagrams.lock().push_front(datagram)))
+        Ok(Op::returning(work, move |Datagram(datagram, _turn)| again.datagrams.lock().push_front(datagram)))
     }
 
     /// The address behind a target.
@@ -295,7 +312,7 @@ impl Network {
                 let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
                 Ok(backend.pilot().events(&kinds).await?)
             };
-            Ok(services::Events::new(shared.with(subscribing).await?, shared.closing.clone()))
+            Ok(services::Events::new(shared.with(subscribing).await?, &shared.scope))
         }))
     }
 
@@ -334,7 +351,7 @@ impl Network {
             let subscribing = |backend: Arc<Backend>| async move {
                 services::subscribe(&backend, &target, &topic, since, retained, pattern).await
             };
-            Ok(services::Subscription::new(shared.with(subscribing).await?, shared.closing.clone()))
+            Ok(services::Subscription::new(shared.with(subscribing).await?, &shared.scope))
         }))
     }
 
@@ -342,15 +359,16 @@ impl Network {
     fn close(&self, limit: f64) -> PyResult<Op> {
         let (shared, limit) = (self.shared()?, seconds(Some(limit))?.unwrap_or(Duration::from_secs(3600)));
         Ok(Op::new(async move {
-            shared.close(limit).await;
-            Ok(())
+            // It goes on to its end also when nobody waits for that any more.
+            let closing = tokio::spawn(async move { shared.close(limit).await });
+            closing.await.map_err(|error| Failure::internal(format!("close: {error}")))
         }))
     }
 
     /// Closed on this side.
     #[getter]
     fn closed(&self) -> PyResult<bool> {
-        Ok(self.0.get()?.closing.is_cancelled())
+        Ok(self.0.get()?.scope.closing.is_cancelled())
     }
 
     /// What the daemon says of itself; `None` of an official one.

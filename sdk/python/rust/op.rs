@@ -196,7 +196,10 @@ impl Op {
 
     /// Gives it up. Nothing that had arrived is lost.
     fn cancel(&self) -> PyResult<()> {
-        give_up(self.state.get()?);
+        let state = self.state.get()?;
+        // Some things say goodbye by a task when they are dropped.
+        let _inside = runtime()?.enter();
+        give_up(state);
         Ok(())
     }
 }

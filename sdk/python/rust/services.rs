@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pilot::{Address, SocketAddress, Stream};
 use pilot_env::Env;
@@ -22,10 +23,11 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::Json;
-use crate::errors::{Failure, Kind};
+use crate::errors::{Failure, Kind, code};
 use crate::network::Backend;
 use crate::op::Op;
 use crate::runtime::Owned;
+use crate::scope::{Ends, Entry, Scope};
 use crate::stream::Data;
 
 fn optional<'a>(args: &'a Value, key: &str) -> Option<&'a str> {
@@ -57,7 +59,19 @@ async fn learn(backend: &Backend, to: Address, peer: Peer) {
 
 async fn dial(backend: &Backend, to: Address) -> Result<Stream, SendError> {
     let dialled = backend.pilot().dial(SocketAddress::new(to, dataexchange::PORT)).await;
-    dialled.map_err(|error| SendError::Dial { code: error.code().to_owned(), message: error.to_string() })
+    dialled.map_err(|error| SendError::Dial { code: code(&error).to_owned(), message: error.to_string() })
+}
+
+/// What came of sending. That the daemon went away meanwhile says more than that the stream to the peer did.
+fn outcome<T>(backend: &Backend, sent: Result<T, SendError>) -> Result<T, Failure> {
+    sent.map_err(|error| {
+        let broke = matches!(error, SendError::Write(_) | SendError::NoAck(_));
+        let mut failure = Failure::from(error);
+        if broke && !backend.is_connected() {
+            failure.kind = Kind::Daemon;
+        }
+        failure
+    })
 }
 
 pub(crate) async fn send_message(backend: &Backend, args: &Value, data: Vec<u8>) -> Result<Value, Failure> {
@@ -87,7 +101,7 @@ pub(crate) async fn send_message(backend: &Backend, args: &Value, data: Vec<u8>)
     }
     // What counts is the acknowledgement; a peer that is gone behind it has stored the message.
     let _ = client.into_inner().close().await;
-    let delivery = sent?;
+    let delivery = outcome(backend, sent)?;
     Ok(json!({
         "sent": bytes, "type": label, "target": to.to_string(), "ack": delivery.ack, "tagged": delivery.tagged,
         "duplicate": delivery.duplicate, "message_id": message_id, "reply_to": reply_to,
@@ -125,12 +139,18 @@ pub(crate) async fn send_file(backend: &Backend, args: &Value, path: &Path) -> R
         }
         _ => Failure::new(Kind::Argument, "unreadable", format!("read {}: {error}", path.display())),
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
+    let there = path.to_owned();
+    // Looked at before it is opened: opening a pipe waits for somebody to write. And not on a thread of the network.
+    let opened = tokio::task::spawn_blocking(move || {
+        let looked = std::fs::metadata(&there)?;
+        let file = if looked.is_file() { Some(std::fs::File::open(&there)?) } else { None };
+        file.map(|file| Ok((file.metadata()?, file))).transpose()
+    });
+    let opened = opened.await.map_err(|error| Failure::internal(format!("open: {error}")))?;
+    let Some((metadata, file)) = opened.map_err(unreadable)? else {
         return Err(Failure::argument(format!("{} is not a file", path.display()))
             .hint("a directory goes with: pilotctl send-file"));
-    }
+    };
     let own = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = optional(args, "filename").map_or(own, str::to_owned);
     let message_id = id(args, "message_id")?.unwrap_or_else(|| dataexchange::new_id(&Env::real()));
@@ -145,7 +165,7 @@ pub(crate) async fn send_file(backend: &Backend, args: &Value, path: &Path) -> R
     if let Some(peer) = peer.filter(|peer| Some(*peer) != before) {
         learn(backend, to, peer).await;
     }
-    let delivery = sent?;
+    let delivery = outcome(backend, sent)?;
     Ok(json!({
         "sent": metadata.len(), "filename": name, "target": to.to_string(), "ack": delivery.ack,
         "tagged": delivery.tagged, "duplicate": delivery.duplicate, "resumed": delivery.resumed,
@@ -221,15 +241,27 @@ struct Followed<S, T> {
     turn: Arc<tokio::sync::Mutex<()>>,
     back: Mutex<VecDeque<T>>,
     closed: CancellationToken,
+    _entry: Entry,
 }
 
-impl<S, T> Followed<S, T> {
-    fn new(source: S, closing: &CancellationToken) -> Owned<Arc<Self>> {
-        Owned::new(Arc::new(Self {
+impl<S: Send + 'static, T: Send + 'static> Ends for Followed<S, T> {
+    fn end(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.closed.cancel();
+            // Dropped, it says goodbye by itself.
+            drop(self.source.lock().await.take());
+        })
+    }
+}
+
+impl<S: Send + 'static, T: Send + 'static> Followed<S, T> {
+    fn new(source: S, scope: &Arc<Scope>) -> Owned<Arc<Self>> {
+        Owned::new(scope.add(|entry| Self {
             source: tokio::sync::Mutex::new(Some(source)),
             turn: Arc::default(),
             back: Mutex::default(),
-            closed: closing.child_token(),
+            closed: scope.closing.child_token(),
+            _entry: entry,
         }))
     }
 
@@ -237,7 +269,11 @@ impl<S, T> Followed<S, T> {
         &self,
         next: impl AsyncFnOnce(&mut S) -> Result<Option<T>, Failure>,
     ) -> Result<(Option<T>, OwnedMutexGuard<()>), Failure> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => return Err(Failure::closed("subscription closed")),
+            turn = Arc::clone(&self.turn).lock_owned() => turn,
+        };
         let mut source = self.source.lock().await;
         if let Some(item) = self.back.lock().pop_front() {
             return Ok((Some(item), turn));
@@ -282,8 +318,8 @@ impl<'py> IntoPyObject<'py> for Told {
 }
 
 impl Subscription {
-    pub(crate) fn new(subscriber: Subscriber<Stream>, closing: CancellationToken) -> Self {
-        Self(Followed::new(subscriber, &closing))
+    pub(crate) fn new(subscriber: Subscriber<Stream>, scope: &Arc<Scope>) -> Self {
+        Self(Followed::new(subscriber, scope))
     }
 }
 
@@ -331,8 +367,8 @@ impl<'py> IntoPyObject<'py> for Happened {
 }
 
 impl Events {
-    pub(crate) fn new(events: pilot::Events, closing: CancellationToken) -> Self {
-        Self(Followed::new(events, &closing))
+    pub(crate) fn new(events: pilot::Events, scope: &Arc<Scope>) -> Self {
+        Self(Followed::new(events, scope))
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pilot::Deadlines;
 use pyo3::prelude::*;
@@ -20,11 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::errors::Failure;
 use crate::op::Op;
 use crate::runtime::Owned;
+use crate::scope::{Ends, Entry, Scope};
 
 /// Most bytes read at once.
 const CHUNK: usize = 256 * 1024;
 /// The words of the official library when a stream is closed on this side.
 const CLOSED: &str = "connection closed";
+/// And when a port is.
+const LISTENER_CLOSED: &str = "listener closed";
 
 /// Bytes for Python.
 pub(crate) struct Data(pub(crate) Vec<u8>);
@@ -66,6 +70,14 @@ pub(crate) struct Inner {
     local: pilot::SocketAddress,
     peer: pilot::SocketAddress,
     id: u32,
+    _entry: Entry,
+}
+
+impl Ends for Inner {
+    fn end(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        // Nobody is there any more to be told how it went.
+        Box::pin(async move { drop(self.close().await) })
+    }
 }
 
 impl Inner {
@@ -139,8 +151,8 @@ impl Inner {
 pub(crate) struct Stream(Owned<Arc<Inner>>);
 
 impl Stream {
-    pub(crate) fn new(stream: pilot::Stream, closing: &CancellationToken) -> Self {
-        let inner = Inner {
+    pub(crate) fn new(stream: pilot::Stream, scope: &Arc<Scope>) -> Self {
+        Self(Owned::new(scope.add(|entry| Inner {
             deadlines: stream.deadlines(),
             local: stream.local_addr(),
             peer: stream.peer_addr(),
@@ -149,11 +161,11 @@ impl Stream {
             back: Mutex::default(),
             reading: Arc::default(),
             writing: tokio::sync::Mutex::default(),
-            closed: closing.child_token(),
+            closed: scope.closing.child_token(),
             reason: Mutex::new(None),
             ended: AtomicBool::new(false),
-        };
-        Self(Owned::new(Arc::new(inner)))
+            _entry: entry,
+        })))
     }
 
     fn inner(&self) -> PyResult<Arc<Inner>> {
@@ -294,28 +306,71 @@ pub(crate) struct Listener(Owned<Arc<Door>>);
 
 struct Door {
     listener: tokio::sync::RwLock<Option<pilot::Listener>>,
-    accepting: tokio::sync::Mutex<()>,
+    /// Held until a stream is handed out or given back, so that one given back goes to whoever waits already.
+    accepting: Arc<tokio::sync::Mutex<()>>,
     back: Mutex<VecDeque<pilot::Stream>>,
     closed: CancellationToken,
-    closing: CancellationToken,
+    scope: Arc<Scope>,
     local: pilot::SocketAddress,
+    _entry: Entry,
+}
+
+impl Door {
+    async fn accept(self: Arc<Self>) -> Result<Accepted, Failure> {
+        let turn = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => return Err(Failure::closed(LISTENER_CLOSED)),
+            turn = Arc::clone(&self.accepting).lock_owned() => turn,
+        };
+        if let Some(stream) = self.back.lock().pop_front() {
+            return Ok(Accepted(stream, Arc::clone(&self.scope), turn));
+        }
+        let listener = self.listener.read().await;
+        let Some(listener) = listener.as_ref() else { return Err(Failure::closed(LISTENER_CLOSED)) };
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Failure::closed(LISTENER_CLOSED)),
+            stream = listener.accept() => match stream {
+                Ok(stream) => Ok(Accepted(stream, Arc::clone(&self.scope), turn)),
+                // Nobody has closed it here, so that it is the daemon which is gone.
+                Err(pilot::Error::ListenerClosed) => Err(pilot::Error::Disconnected { op: "accept" }.into()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    async fn close(&self) {
+        self.closed.cancel();
+        let listener = self.listener.write().await.take();
+        self.back.lock().clear();
+        if let Some(listener) = listener {
+            listener.close().await;
+        }
+    }
+}
+
+impl Ends for Door {
+    fn end(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.close().await })
+    }
 }
 
 impl Listener {
-    pub(crate) fn new(listener: pilot::Listener, closing: &CancellationToken) -> Self {
-        Self(Owned::new(Arc::new(Door {
+    pub(crate) fn new(listener: pilot::Listener, scope: &Arc<Scope>) -> Self {
+        Self(Owned::new(scope.add(|entry| Door {
             local: listener.local_addr(),
             listener: tokio::sync::RwLock::new(Some(listener)),
-            accepting: tokio::sync::Mutex::default(),
+            accepting: Arc::default(),
             back: Mutex::default(),
-            closed: closing.child_token(),
-            closing: closing.clone(),
+            closed: scope.closing.child_token(),
+            scope: Arc::clone(scope),
+            _entry: entry,
         })))
     }
 }
 
 /// An accepted stream, on its way to Python.
-struct Accepted(pilot::Stream, CancellationToken);
+struct Accepted(pilot::Stream, Arc<Scope>, OwnedMutexGuard<()>);
 
 impl<'py> IntoPyObject<'py> for Accepted {
     type Target = Stream;
@@ -333,32 +388,14 @@ impl Listener {
     fn accept(&self) -> PyResult<Op> {
         let door = Arc::clone(self.0.get()?);
         let again = Arc::clone(&door);
-        let work = async move {
-            let _alone = door.accepting.lock().await;
-            if let Some(stream) = door.back.lock().pop_front() {
-                return Ok(Accepted(stream, door.closing.clone()));
-            }
-            let listener = door.listener.read().await;
-            let Some(listener) = listener.as_ref() else { return Err(Failure::closed("listener closed")) };
-            tokio::select! {
-                biased;
-                () = door.closed.cancelled() => Err(Failure::closed("listener closed")),
-                stream = listener.accept() => Ok(Accepted(stream?, door.closing.clone())),
-            }
-        };
-        Ok(Op::returning(work, move |Accepted(stream, _)| again.back.lock().push_front(stream)))
+        Ok(Op::returning(door.accept(), move |Accepted(stream, _, _turn)| again.back.lock().push_front(stream)))
     }
 
     /// Frees the port; whoever accepts gets an error.
     fn close(&self) -> PyResult<Op> {
         let door = Arc::clone(self.0.get()?);
         Ok(Op::new(async move {
-            door.closed.cancel();
-            let listener = door.listener.write().await.take();
-            door.back.lock().clear();
-            if let Some(listener) = listener {
-                listener.close().await;
-            }
+            door.close().await;
             Ok(())
         }))
     }
@@ -390,6 +427,8 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Failure> {
     match limit {
         None => work.await,
+        // Over before it began, however quick the answer would be.
+        Some(Duration::ZERO) => Err(Failure::timeout(op)),
         Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Failure::timeout(op))),
     }
 }

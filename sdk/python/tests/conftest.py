@@ -28,6 +28,18 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROGRAMS = pathlib.Path(os.environ.get("PILOT_PROGRAMS", ROOT / "target" / "debug"))
 
 
+#: Processes end with the tests, also when those are killed.
+TOGETHER = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+#: Where a hang is told: the standard error before pytest captures it.
+TOLD = 2
+
+
+def pytest_configure() -> None:
+    """Runs before anything is captured."""
+    global TOLD
+    TOLD = os.dup(2)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs tests that are coroutines in an event loop of their own."""
@@ -81,7 +93,7 @@ class Lab:
         environment = {**keep, "HOME": str(home)}
         with open(self.directory / f"{name}.log", "a") as log:
             options = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "env": environment, "text": True}
-            process = subprocess.Popen(command, **{**options, **more})
+            process = subprocess.Popen([*TOGETHER, *command], **{**options, **more})
         self.processes[name] = process
         return process
 
@@ -118,8 +130,10 @@ class Lab:
         return socket
 
     def kill(self, name: str) -> None:
-        """Ends a process without a word."""
-        process = self.processes.pop(name)
+        """Ends a process without a word; one that has been ended already needs none."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -146,7 +160,7 @@ def befriend(one: pilot.Network, other: pilot.Network) -> None:
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
     """A test that hangs says where, and ends the run."""
-    faulthandler.dump_traceback_later(2 * LONGEST, exit=True)
+    faulthandler.dump_traceback_later(2 * LONGEST, exit=True, file=TOLD)
     yield
     faulthandler.cancel_dump_traceback_later()
 

