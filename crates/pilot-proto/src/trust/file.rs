@@ -169,7 +169,7 @@ impl Trust {
         for mut entry in entries(&mut file, "outgoing", MAX_OUTGOING)? {
             let node = entry.node()?;
             let requested_at = entry.time("sent_at").max(entry.time("requested_at"));
-            let outgoing = Outgoing { requested_at, unknown: entry.fields };
+            let outgoing = Outgoing { requested_at, again: false, unknown: entry.fields };
             fresh.outgoing.insert(node, outgoing);
         }
         self.trusted = fresh.trusted;

@@ -38,7 +38,8 @@ impl Trust {
             // An explicit request ends what a revocation has left behind (07 §10).
             self.need_not_tell(node);
             self.revoked.remove(&node);
-            self.outgoing.insert(node, Outgoing { requested_at: at.unix.as_secs(), ..Outgoing::default() });
+            let again = self.outgoing.contains_key(&node) || self.rejected_lately(at, node).is_some();
+            self.outgoing.insert(node, Outgoing { requested_at: at.unix.as_secs(), again, ..Outgoing::default() });
             self.emit(TrustEvent::Persist);
         }
         let id = self.send(at, node, Purpose::Request, &justification)?;
@@ -84,6 +85,7 @@ impl Trust {
     /// # Errors
     /// [`TrustError::NotTrusted`] when there was none; a waiting request is dropped all the same.
     pub fn revoke(&mut self, at: Moment, node: u32) -> Result<(), TrustError> {
+        self.rejected.remove(&node);
         let asked = self.pending.remove(&node).is_some() | self.outgoing.remove(&node).is_some();
         if self.trusted.remove(&node).is_none() {
             if asked {

@@ -3,10 +3,10 @@
 use pilot_wire::handshake::{Kind, MAX_JUSTIFICATION, Message, Rotation};
 use pilot_wire::{base64, signed};
 
-use super::state::{Parked, Purpose, Trust};
+use super::state::{Outgoing, Parked, Purpose, Trust};
 use super::{
-    ACCEPT_INTERVAL, HookId, MAX_AGE, MAX_HOOKS, MAX_LEAD, MAX_PENDING, Moment, NetworkApproval, Notice, PeerIdentity,
-    PendingRequest, Refusal, TrustEvent, TrustedNode,
+    ACCEPT_INTERVAL, HookId, MAX_AGE, MAX_HOOKS, MAX_LEAD, MAX_OUTGOING, MAX_PENDING, Moment, NetworkApproval, Notice,
+    PeerIdentity, PendingRequest, RELAYED_ANSWER_WINDOW, Refusal, TrustEvent, TrustedNode,
 };
 use crate::identity::verify;
 
@@ -81,10 +81,7 @@ impl Trust {
             }
             Kind::Accept => self.accept_received(at, node, key),
             Kind::Reject => {
-                if self.outgoing.remove(&node).is_some() {
-                    self.emit(TrustEvent::Persist);
-                    self.notice(node, Notice::RejectedByPeer { reason: clean(&message.reason) });
-                }
+                self.rejection_received(at, node, clean(&message.reason));
                 Ok(())
             }
             Kind::Revoke => self.revoke_received(at, node, key),
@@ -273,8 +270,33 @@ impl Trust {
         }
     }
 
+    /// A rejection, direct or relayed; of the two the second finds nothing to end, unless we have asked again meanwhile.
+    pub(super) fn rejection_received(&mut self, at: Moment, node: u32, reason: String) {
+        let Some(request) = self.outgoing.remove(&node) else { return };
+        self.forget_old(at);
+        if self.rejected.len() >= MAX_OUTGOING {
+            self.rejected.pop_first();
+        }
+        self.rejected.insert(node, request);
+        self.emit(TrustEvent::Persist);
+        self.notice(node, Notice::RejectedByPeer { reason });
+    }
+
+    /// Our request to a node that has rejected it, or one before it, not long ago.
+    pub(super) fn rejected_lately(&self, at: Moment, node: u32) -> Option<&Outgoing> {
+        let young = |o: &&Outgoing| at.unix.as_secs().saturating_sub(o.requested_at) < RELAYED_ANSWER_WINDOW.as_secs();
+        self.rejected.get(&node).filter(young)
+    }
+
+    /// Whether an approval answers a request of ours. When we have asked again, a rejection that came since may have been
+    /// the answer to the request before: rejections do not say which one they mean, and come by two ways, at times of
+    /// their own.
+    pub(super) fn awaits_answer(&self, at: Moment, node: u32) -> bool {
+        self.outgoing.contains_key(&node) || self.rejected_lately(at, node).is_some_and(|request| request.again)
+    }
+
     fn accept_received(&mut self, at: Moment, node: u32, key: [u8; 32]) -> Result<(), Refusal> {
-        if self.outgoing.contains_key(&node) {
+        if self.awaits_answer(at, node) {
             self.establish(at, node, TrustedNode { key: Some(key), mutual: true, ..TrustedNode::default() })?;
             self.notice(node, Notice::Accepted);
             return Ok(());
@@ -296,6 +318,7 @@ impl Trust {
         {
             return Err(Refusal::KeyMismatch);
         }
+        self.rejected.remove(&node);
         let was_trusted = self.trusted.remove(&node).is_some();
         let known = self.pending.remove(&node).is_some() | self.outgoing.remove(&node).is_some() | was_trusted;
         if !known {

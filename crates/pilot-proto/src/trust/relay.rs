@@ -4,7 +4,7 @@ use pilot_wire::registry::PollOk;
 
 use super::receive::{Via, clean};
 use super::state::{Parked, Trust};
-use super::{Moment, Notice, OUTGOING_LIFETIME, PeerIdentity, RELAYED_ANSWER_WINDOW, Refusal, TrustEvent, TrustedNode};
+use super::{Moment, Notice, OUTGOING_LIFETIME, PeerIdentity, RELAYED_ANSWER_WINDOW, Refusal, TrustedNode};
 
 /// Seconds by which the registry's clock may be ahead of ours when times of both are compared.
 const CLOCKS_APART: u64 = 5;
@@ -32,9 +32,8 @@ impl Trust {
             }
             if response.accept {
                 self.park_or_judge(at, node, Parked::RelayedAccept);
-            } else if self.outgoing.remove(&node).is_some() {
-                self.emit(TrustEvent::Persist);
-                self.notice(node, Notice::RejectedByPeer { reason: String::new() });
+            } else {
+                self.rejection_received(at, node, String::new());
             }
         }
     }
@@ -42,7 +41,11 @@ impl Trust {
     /// Whether we asked this node within so many seconds.
     pub(super) fn asked_within(&self, at: Moment, node: u32, seconds: u64) -> bool {
         debug_assert!(seconds <= OUTGOING_LIFETIME.as_secs());
-        self.outgoing.get(&node).is_some_and(|o| at.unix.as_secs().saturating_sub(o.requested_at) <= seconds)
+        let again = || self.rejected_lately(at, node).filter(|request| request.again);
+        self.outgoing
+            .get(&node)
+            .or_else(again)
+            .is_some_and(|o| at.unix.as_secs().saturating_sub(o.requested_at) <= seconds)
     }
 
     /// The poll has emptied the registry's inbox: what cannot wait for a lookup is judged without one, not lost.
@@ -82,7 +85,7 @@ impl Trust {
             Parked::RelayedRequest(justification) => {
                 self.request_received(at, node, known, justification, Via::Relay, identity)
             }
-            Parked::RelayedAccept if self.outgoing.contains_key(&node) => {
+            Parked::RelayedAccept if self.awaits_answer(at, node) => {
                 self.establish(at, node, TrustedNode { key: known, mutual: true, ..TrustedNode::default() })?;
                 self.notice(node, Notice::Accepted);
                 Ok(())

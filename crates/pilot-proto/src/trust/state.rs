@@ -12,7 +12,8 @@ use super::replay::ReplaySet;
 use super::{
     ACCEPT_INTERVAL, HookId, MAX_PARKED, MAX_REVOKED, MAX_TRUSTED, Moment, NOTICE_LIFETIME, NOTICE_REPEAT,
     NOTICE_RETRY, NOTICE_RETRY_MAX, Notice, OUTGOING_LIFETIME, PARK_TIMEOUT, PENDING_LIFETIME, PendingRequest,
-    REGISTRY_WAITS, REVOKE_COOLDOWN, Refusal, SendId, TEARDOWN_DELAY, TrustConfig, TrustEvent, TrustedNode,
+    REGISTRY_WAITS, RELAYED_ANSWER_WINDOW, REVOKE_COOLDOWN, Refusal, SendId, TEARDOWN_DELAY, TrustConfig, TrustEvent,
+    TrustedNode,
 };
 use crate::identity::Identity;
 
@@ -21,6 +22,8 @@ use crate::identity::Identity;
 pub(super) struct Outgoing {
     /// Unix seconds of the last request.
     pub(super) requested_at: u64,
+    /// Not the first one lately: a rejection may be the answer to one before it.
+    pub(super) again: bool,
     /// Fields of the file we do not know.
     pub(super) unknown: Map<String, Value>,
 }
@@ -82,6 +85,8 @@ pub struct Trust {
     pub(super) trusted: BTreeMap<u32, TrustedNode>,
     pub(super) pending: BTreeMap<u32, PendingRequest>,
     pub(super) outgoing: BTreeMap<u32, Outgoing>,
+    /// Requests of ours that were rejected lately.
+    pub(super) rejected: BTreeMap<u32, Outgoing>,
     pub(super) revoked: BTreeMap<u32, Revoked>,
     /// Unknown fields of the entries of the file, by node, and of the file itself.
     pub(super) unknown_trusted: BTreeMap<u32, Map<String, Value>>,
@@ -112,6 +117,7 @@ impl Trust {
             trusted: BTreeMap::new(),
             pending: BTreeMap::new(),
             outgoing: BTreeMap::new(),
+            rejected: BTreeMap::new(),
             revoked: BTreeMap::new(),
             unknown_trusted: BTreeMap::new(),
             unknown_pending: BTreeMap::new(),
@@ -208,6 +214,7 @@ impl Trust {
         // An unknown time (0) is not an old one.
         self.pending.retain(|_, p| p.received_at == 0 || young(p.received_at, PENDING_LIFETIME));
         self.outgoing.retain(|_, o| young(o.requested_at, OUTGOING_LIFETIME));
+        self.rejected.retain(|_, o| young(o.requested_at, RELAYED_ANSWER_WINDOW));
         self.revoked.retain(|_, r| r.hold || r.untold_since != 0 || r.until > unix);
         self.unknown_pending.retain(|node, _| self.pending.contains_key(node));
         self.unknown_trusted.retain(|node, _| self.trusted.contains_key(node));
@@ -283,6 +290,7 @@ impl Trust {
         self.trusted.insert(node, TrustedNode { approved_at: at.unix.as_secs(), ..entry });
         self.pending.remove(&node);
         self.outgoing.remove(&node);
+        self.rejected.remove(&node);
         self.need_not_tell(node);
         self.revoked.remove(&node);
         self.emit(TrustEvent::Persist);

@@ -175,6 +175,51 @@ fn a_rejection_reaches_the_requester_directly_and_by_relay() {
 }
 
 #[test]
+fn a_rejection_that_comes_late_does_not_undo_the_request_that_followed_it() {
+    // It comes by relay as well, when the next poll does.
+    let mut net = Net::new(&[1, 2]);
+    net.request(1, 2);
+    let at = net.at;
+    assert!(net.node(2).reject(at, 1, "not now"));
+    net.carry();
+    net.request(1, 2);
+    net.poll(1);
+    net.approve(2, 1);
+    assert!(net.trusts(1, 2) && net.trusts(2, 1));
+
+    // And directly, after the second request has left.
+    let mut net = Net::new(&[1, 2]);
+    net.request(1, 2);
+    net.wait(secs(2));
+    net.request(1, 2);
+    let at = net.at;
+    let text = message(2, 1, Kind::Reject, at, |_| {});
+    net.node(1).handle_message(at, 2, Some(key(2)), &text).unwrap();
+    net.direct = false;
+    net.approve(2, 1);
+    net.poll(1);
+    assert!(net.trusts(1, 2) && net.trusts(2, 1), "by relay");
+
+    // Who has ended it meanwhile, or asked long ago, does not get it any more.
+    for end in [true, false] {
+        let mut net = Net::new(&[1, 2]);
+        net.request(1, 2);
+        net.request(1, 2);
+        let at = net.at;
+        let text = message(2, 1, Kind::Reject, at, |_| {});
+        net.node(1).handle_message(at, 2, Some(key(2)), &text).unwrap();
+        if end {
+            assert!(net.node(1).revoke(at, 2).is_err());
+        } else {
+            net.wait(RELAYED_ANSWER_WINDOW);
+        }
+        net.approve(2, 1);
+        net.poll(1);
+        assert!(!net.trusts(1, 2), "{end}");
+    }
+}
+
+#[test]
 fn a_revocation_closes_the_gate_at_once_and_the_tunnel_after_the_message() {
     let mut net = Net::trusting();
     let at = net.at;
