@@ -14,6 +14,7 @@ use std::time::Duration;
 use pilot_testkit::agent::{Agent, AgentOptions, make_trust};
 use pilot_testkit::isolate::{Unavailable, need_program};
 use pilot_testkit::programs::{RendezvousProcess, library, ours};
+use serde_json::{Value, json};
 
 /// Long enough for a busy machine.
 const TRUST_LIMIT: Duration = Duration::from_secs(75);
@@ -47,9 +48,25 @@ impl Pair {
     }
 }
 
+/// Settings of a daemon inside the program, at the pair's rendezvous, which trusts whoever asks.
+fn embedded_settings(pair: &Pair, place: &Path) -> Value {
+    json!({
+        "data_dir": place.join("data"),
+        "socket_path": place.join("embedded.sock"),
+        "registry_addr": pair.rendezvous.registry().to_string(),
+        "beacon_addr": pair.rendezvous.beacon().to_string(),
+        "trust_auto_approve": true,
+    })
+}
+
 /// A script of this crate, with our library, in a home of its own.
 fn python(script: &str, home: &Path) -> Command {
-    let mut command = Command::new("python3");
+    with_interpreter(Path::new("python3"), script, home)
+}
+
+/// The same with another interpreter.
+fn with_interpreter(interpreter: &Path, script: &str, home: &Path) -> Command {
+    let mut command = Command::new(interpreter);
     command.args(["-X", "faulthandler", "-B"]).arg(file("tests/scripts").join(script));
     command.env("PILOT_LIB_PATH", library()).env("PILOT_HEADER", file("include/pilot.h"));
     // Nobody's daemon is found by accident.

@@ -3,7 +3,7 @@
 use pilot_testkit::isolate::isolated;
 use pilot_testkit::programs::need_programs;
 
-use crate::{Pair, file, need_python, python, succeeds};
+use crate::{Pair, embedded_settings, file, need_python, python, succeeds};
 
 fn vectors(name: &str, recording: &str) {
     isolated(name, &[need_python, need_programs], || {
@@ -48,4 +48,20 @@ fn opening_and_closing_leaves_nothing_behind() {
         script.arg(pair.alice.socket()).args([&pair.alice.pid().to_string(), pair.bob.address(), &cycles]);
         succeeds(&mut script);
     });
+}
+
+#[test]
+fn a_child_shares_nothing_with_its_parent_and_a_close_waits_once() {
+    isolated(
+        "scripts::a_child_shares_nothing_with_its_parent_and_a_close_waits_once",
+        &[need_python, need_programs],
+        || {
+            let pair = Pair::start();
+            let home = tempfile::tempdir().expect("home");
+            let embedded = embedded_settings(&pair, home.path());
+            let mut script = python("processes.py", home.path());
+            script.arg(pair.alice.socket()).args([pair.alice.pid().to_string(), embedded.to_string()]);
+            succeeds(&mut script);
+        },
+    );
 }
