@@ -1,41 +1,19 @@
-//! Answers: the JSON and the texts that the SDKs expect (06 §15.3, §15.4), the runtime, and the guard around each call.
+//! Answers: the JSON and the texts that the SDKs expect (06 §15.3, §15.4), and the guard around each call.
 
 use std::ffi::c_char;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use parking_lot::Mutex;
 use pilot_sdk::Error;
 use pilot_wire::json;
 use serde_json::{Number, Value, json};
-use tokio::runtime::{Builder, Runtime};
 
 use crate::memory::give;
-
-/// Threads that serve all calls; each call waits on the thread of its caller.
-const WORKERS: usize = 2;
-
-/// The runtime of this process. A forked child has none of its parent's threads and gets a runtime of its own.
-fn runtime() -> Result<&'static Runtime, String> {
-    static RUNTIME: Mutex<Option<(u32, &'static Runtime)>> = Mutex::new(None);
-    let mut slot = RUNTIME.lock();
-    let process = std::process::id();
-    match *slot {
-        Some((owner, runtime)) if owner == process => Ok(runtime),
-        _ => {
-            let built =
-                Builder::new_multi_thread().worker_threads(WORKERS).thread_name("libpilot").enable_all().build();
-            let runtime: &Runtime =
-                Box::leak(Box::new(built.map_err(|error| format!("cannot start threads: {error}"))?));
-            *slot = Some((process, runtime));
-            Ok(runtime)
-        }
-    }
-}
+use crate::process::Process;
 
 /// Runs a call to its end on the caller's thread.
 pub(crate) fn run<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    runtime()?.block_on(work)
+    Process::current().runtime()?.block_on(work)
 }
 
 /// The result of a function's body. No panic leaves it.

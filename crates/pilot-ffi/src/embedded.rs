@@ -8,10 +8,10 @@ use pilot_env::Env;
 use pilot_node::{Node, NodeConfig};
 use pilot_wire::json;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
 
 use crate::answer::{run, value};
 use crate::memory::text;
+use crate::process::Process;
 
 /// Time given to what is under way when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -23,9 +23,6 @@ const REGISTRATION: u64 = 54;
 const VERSION: &str = "embedded";
 /// Longest version, in bytes.
 const MAX_VERSION: usize = 64;
-
-/// The one daemon of the process.
-static RUNNING: Mutex<Option<Node>> = Mutex::const_new(None);
 
 fn string(config: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match config.get(key) {
@@ -85,7 +82,7 @@ fn read(given: &str) -> Result<(NodeConfig, Duration), String> {
 }
 
 async fn start(config: NodeConfig, limit: Duration) -> Result<Value, String> {
-    let mut running = RUNNING.lock().await;
+    let mut running = Process::current().embedded.lock().await;
     if running.is_some() {
         return Err("embedded daemon already started".to_owned());
     }
@@ -135,7 +132,7 @@ pub unsafe extern "C" fn PilotEmbeddedStart(configJSON: *const c_char) -> *mut c
 pub extern "C" fn PilotEmbeddedStop() -> *mut c_char {
     value(|| {
         run(async {
-            let mut running = RUNNING.lock().await;
+            let mut running = Process::current().embedded.lock().await;
             let Some(node) = running.take() else { return Ok(json!({ "status": "not_started" })) };
             node.shutdown(FAREWELL).await;
             Ok(json!({ "status": "stopped" }))

@@ -3,15 +3,18 @@
 //!
 //! A process that forks inherits numbers without the threads behind them: in the child they are all unknown.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use pilot_sdk::{Deadlines, Driver, Listener, Stream};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::process::Process;
 
 /// How long the daemon has to confirm that a port is free.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -50,42 +53,22 @@ pub(crate) enum Object {
     Conn(Arc<Conn>),
 }
 
-#[derive(Default)]
-struct Table {
-    last: u64,
-    objects: HashMap<u64, Object>,
-    /// The process the objects belong to.
-    process: u32,
-}
-
-fn table() -> MutexGuard<'static, Table> {
-    static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
-    let mut table = TABLE.get_or_init(Mutex::default).lock();
-    let process = std::process::id();
-    if table.process != process {
-        // The parent's objects are not dropped: that would speak to its daemon, over sockets that are shared with it.
-        std::mem::forget(std::mem::take(&mut table.objects));
-        table.process = process;
-    }
-    table
-}
-
 /// The handle for an object.
 pub(crate) fn insert(object: Object) -> u64 {
-    let mut table = table();
-    // 2^64 handles outlast every process.
-    table.last += 1;
-    let handle = table.last;
-    table.objects.insert(handle, object);
+    // Not of one process: a forked child must not give the number of an object of its parent to one of its own. 2^64
+    // handles outlast every process.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let handle = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    Process::current().handles.lock().insert(handle, object);
     handle
 }
 
 pub(crate) fn remove(handle: u64) -> Option<Object> {
-    table().objects.remove(&handle)
+    Process::current().handles.lock().remove(&handle)
 }
 
 fn find(handle: u64) -> Option<Object> {
-    table().objects.get(&handle).cloned()
+    Process::current().handles.lock().get(&handle).cloned()
 }
 
 pub(crate) fn driver(handle: u64) -> Result<Arc<DriverHandle>, String> {
@@ -165,9 +148,12 @@ impl DriverHandle {
             conn.close().await;
         }
         let doors = std::mem::take(&mut *self.doors.lock());
+        // All at once: a daemon that does not answer is waited for once.
+        let mut closing = JoinSet::new();
         for door in doors.iter().filter_map(Weak::upgrade) {
-            door.close().await;
+            closing.spawn(async move { door.close().await });
         }
+        closing.join_all().await;
         // The last of it: with this the socket is closed.
         self.driver.lock().take();
     }

@@ -13,6 +13,7 @@ pub mod embedded;
 mod handles;
 pub mod managed;
 mod memory;
+mod process;
 pub mod requests;
 pub mod streams;
 

@@ -221,13 +221,13 @@ fn read(ch: u64, size: c_int) -> Result<Vec<u8>, String> {
         let reading = async {
             let mut half = conn.read.lock().await;
             let half = half.as_mut().ok_or(EOF)?;
-            let mut data = vec![0; size.min(MAX_READ)];
-            let count = half.read(&mut data).await.map_err(|error| stream_text(&error))?;
-            if count == 0 {
-                return Err(EOF.to_owned());
+            // Room that nothing is read into is not touched: callers ask for megabytes and get what has come.
+            let mut data = Vec::with_capacity(size.min(MAX_READ));
+            match (&mut *half).take(data.capacity().min(size) as u64).read_buf(&mut data).await {
+                Ok(0) => Err(EOF.to_owned()),
+                Ok(_) => Ok(data),
+                Err(error) => Err(stream_text(&error)),
             }
-            data.truncate(count);
-            Ok(data)
         };
         tokio::select! {
             data = reading => data,
