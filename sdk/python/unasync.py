@@ -9,6 +9,8 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent / "python" / "pilot"
 
 WORDS = {
+    "AsyncBase": "Base",
+    "AsyncServices": "Services",
     "AsyncNetwork": "Network",
     "AsyncDriver": "Driver",
     "AsyncNode": "SyncNode",
@@ -56,13 +58,17 @@ def make(name: str, source: str) -> str:
 
 def main() -> int:
     """Writes the files, or checks them."""
-    for name, twin in (("_async.py", "_sync.py"), ("_async_parts.py", "_sync_parts.py")):
-        made = make(name, (HERE / name).read_text())
-        target = HERE / twin
+    sources = sorted(HERE.glob("_async*.py"))
+    twins = {HERE / source.name.replace("_async", "_sync"): source for source in sources}
+    for left in set(HERE.glob("_sync*.py")) - set(twins):
+        print(f"{left} is made from nothing: delete it")
+        return 1
+    for target, source in twins.items():
+        made = make(source.name, source.read_text())
         if "--check" not in sys.argv:
             target.write_text(made)
         elif target.read_text() != made:
-            print(f"python/pilot/{twin} is not what unasync.py makes: run python sdk/python/unasync.py")
+            print(f"{target} is not what unasync.py makes: run python sdk/python/unasync.py")
             return 1
     return 0
 

@@ -24,6 +24,15 @@ def test_the_sync_half_is_made_from_the_async_half() -> None:
     subprocess.run([sys.executable, str(UNASYNC), "--check"], check=True)
 
 
+def test_the_stubs_are_those_of_the_extension() -> None:
+    project = UNASYNC.parent
+    environment = {**os.environ, "MYPYPATH": str(project / "python"), "PYTHONPATH": str(project / "python")}
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "pilot._pilot"], env=environment, cwd=project, text=True, capture_output=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_streams_with_the_official_names(alice: pilot.Driver, bob: pilot.Driver) -> None:
     with bob.listen(2100) as listener:
         assert listener.port == 2100

@@ -16,7 +16,7 @@ from ._errors import EndOfStream, PilotError
 from ._types import BytesLike, Event, Message, Published, as_bytes, dumps
 
 if TYPE_CHECKING:
-    from ._async import AsyncNetwork
+    from ._async_services import AsyncServices
 
 Kind = Optional[Type[BaseException]]
 
@@ -366,7 +366,7 @@ class AsyncSubscription:
 class AsyncMessages:
     """Messages of the inbox, as they arrive. Iterate it. See :meth:`AsyncNetwork.messages`."""
 
-    def __init__(self, network: AsyncNetwork, follow: AsyncStream, names: list[str], mark_read: bool) -> None:
+    def __init__(self, network: AsyncServices, follow: AsyncStream, names: list[str], mark_read: bool) -> None:
         self._network = network
         self._follow = follow
         self._names = names
@@ -417,7 +417,7 @@ class AsyncMessages:
 class AsyncTask:
     """A task that a peer has submitted to this node."""
 
-    def __init__(self, network: AsyncNetwork, task: dict[str, Any]) -> None:
+    def __init__(self, network: AsyncServices, task: dict[str, Any]) -> None:
         self._network = network
         self.id: str = task["task_id"]
         self.description: str = task["description"]
@@ -465,7 +465,7 @@ class AsyncTask:
 class AsyncTasks:
     """Tasks submitted to this node, as they come. Iterate it. See :meth:`AsyncNetwork.tasks`."""
 
-    def __init__(self, network: AsyncNetwork, events: AsyncEvents) -> None:
+    def __init__(self, network: AsyncServices, events: AsyncEvents) -> None:
         self._network = network
         self._events = events
         self._ready: list[AsyncTask] = []

@@ -1,22 +1,41 @@
 """The native half. Every method that waits gives an :class:`Op`; see ``_bridge``."""
 
-from typing import Any
+from typing import Any, final
+
+__all__ = [
+    "__version__",
+    "SOCKET_VARIABLE",
+    "DEFAULT_SOCKET_PATH",
+    "Bell",
+    "Op",
+    "Network",
+    "Stream",
+    "Listener",
+    "Events",
+    "Subscription",
+    "connect",
+    "default_sockets",
+    "start_node",
+]
 
 __version__: str
 SOCKET_VARIABLE: str
 DEFAULT_SOCKET_PATH: str
 
+@final
 class Bell:
     def __init__(self) -> None: ...
     def fileno(self) -> int: ...
     def drain(self) -> list[int]: ...
 
+@final
 class Op:
     def wait(self, timeout: float | None = None) -> Any: ...
     def start(self, bell: Bell) -> int: ...
     def result(self) -> Any: ...
     def cancel(self) -> None: ...
 
+@final
 class Stream:
     def read(self, most: int) -> Op: ...
     def write(self, data: bytes) -> Op: ...
@@ -41,6 +60,7 @@ class Stream:
     @property
     def delivered(self) -> int | None: ...
 
+@final
 class Listener:
     def accept(self) -> Op: ...
     def close(self) -> Op: ...
@@ -51,14 +71,17 @@ class Listener:
     @property
     def closed(self) -> bool: ...
 
+@final
 class Subscription:
     def next(self) -> Op: ...
     def close(self) -> Op: ...
 
+@final
 class Events:
     def next(self) -> Op: ...
     def close(self) -> Op: ...
 
+@final
 class Network:
     def ask(self, method: str, args: str) -> Op: ...
     def dial(self, target: str, timeout: float | None) -> Op: ...

@@ -16,7 +16,7 @@ from ._errors import EndOfStream, PilotError
 from ._types import BytesLike, Event, Message, Published, as_bytes, dumps
 
 if TYPE_CHECKING:
-    from ._sync import Network
+    from ._sync_services import Services
 
 Kind = Optional[Type[BaseException]]
 
@@ -352,7 +352,7 @@ class Subscription:
 class Messages:
     """Messages of the inbox, as they arrive. Iterate it. See :meth:`Network.messages`."""
 
-    def __init__(self, network: Network, follow: Conn, names: list[str], mark_read: bool) -> None:
+    def __init__(self, network: Services, follow: Conn, names: list[str], mark_read: bool) -> None:
         self._network = network
         self._follow = follow
         self._names = names
@@ -403,7 +403,7 @@ class Messages:
 class Task:
     """A task that a peer has submitted to this node."""
 
-    def __init__(self, network: Network, task: dict[str, Any]) -> None:
+    def __init__(self, network: Services, task: dict[str, Any]) -> None:
         self._network = network
         self.id: str = task["task_id"]
         self.description: str = task["description"]
@@ -451,7 +451,7 @@ class Task:
 class Tasks:
     """Tasks submitted to this node, as they come. Iterate it. See :meth:`Network.tasks`."""
 
-    def __init__(self, network: Network, events: Events) -> None:
+    def __init__(self, network: Services, events: Events) -> None:
         self._network = network
         self._events = events
         self._ready: list[Task] = []

@@ -1,0 +1,243 @@
+"""Messages, files, events and tasks, for threads.
+
+Made from ``_async_services.py`` by ``python sdk/python/unasync.py``: change that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ._sync_base import Base
+from ._sync_parts import Events, Messages, Subscription, Tasks
+from ._bridge import run_sync
+from ._errors import PilotError, PilotTimeoutError
+from ._types import BytesLike, Message, StrPath, as_bytes, dumps, message_from
+
+
+class Services(Base):
+    """What the services of nodes do for programs."""
+
+    # --- Messages and files ---
+
+    def send_message(
+        self,
+        target: str,
+        data: str | BytesLike,
+        msg_type: str = "text",
+        *,
+        message_id: str | None = None,
+        reply_to: str | None = None,
+    ) -> dict[str, Any]:
+        """Sends a message to a peer's inbox; when this returns the peer has it on disk.
+
+        ``msg_type`` is ``text``, ``json`` or ``binary``. Sent again with the same ``message_id`` it is stored once.
+        """
+        body = data.encode() if isinstance(data, str) else as_bytes(data)
+        args = {"target": target, "type": msg_type, "message_id": message_id, "reply_to": reply_to}
+        return dict(run_sync(self._native.send_message(dumps(args), body)))
+
+    def queue_message(
+        self,
+        target: str,
+        data: str | BytesLike,
+        msg_type: str = "text",
+        *,
+        message_id: str | None = None,
+        reply_to: str | None = None,
+        deadline: float | None = None,
+        wait: str | None = None,
+    ) -> dict[str, Any]:
+        """Puts a message into the node's outbox: when this returns it is on the own disk, and is delivered as soon as the
+        peer can be reached, for up to ``deadline`` seconds (a week unless told otherwise).
+
+        With ``wait`` (``delivery``, ``read`` or ``reply``) it returns when that has come about; the state is in ``state``,
+        an answer in ``reply``.
+        """
+        body = data.encode() if isinstance(data, str) else as_bytes(data)
+        args: dict[str, Any] = {"to": self.resolve(target), "type": msg_type, "bytes": len(body)}
+        given = {"message_id": message_id, "reply_to": reply_to, "wait": wait}
+        args.update({key: value for key, value in given.items() if value is not None})
+        if deadline is not None:
+            args["deadline_ms"] = int(deadline * 1000)
+        with self.open("outbox.put", args) as stream:
+            stream.write(body)
+            last: dict[str, Any] = {}
+            for line in stream:
+                last = json.loads(line)
+                if (error := last.get("error")) is not None and isinstance(error, dict):
+                    raise PilotError(error["message"], error["code"], error.get("hint") or None)
+        if isinstance(last.get("reply"), dict):
+            last["reply"] = message_from(last["reply"])
+        return last
+
+    def outbox(self, all: bool = False) -> list[dict[str, Any]]:
+        """Messages that wait in the outbox, and dead letters; with ``all`` also what ended lately."""
+        return list((self.call("outbox.list", {"all": all}))["messages"])
+
+    def send_file(
+        self,
+        target: str,
+        file_path: StrPath,
+        *,
+        message_id: str | None = None,
+        reply_to: str | None = None,
+    ) -> dict[str, Any]:
+        """Sends a file to a peer; when this returns the peer has verified it and has it on disk."""
+        args = {"target": target, "message_id": message_id, "reply_to": reply_to}
+        return dict(run_sync(self._native.send_file(dumps(args), os.fspath(file_path))))
+
+    def messages(self, *, existing: bool = False, mark_read: bool = False) -> Messages:
+        """Messages of the inbox as they arrive: iterate what this returns.
+
+        With ``existing`` first those that are there and were not marked as read; with ``mark_read`` each is marked when it
+        is handed out, and senders that asked for it get a receipt.
+        """
+        follow = self.open("inbox.follow")
+        names = self.message_names() if existing else []
+        found = Messages(self, follow, [], mark_read)
+        for name in names:
+            message = self.read_message(name)
+            if message is not None and message.read_at is None:
+                found._names.append(name)
+        found._seen.update(names)
+        return found
+
+    def inbox(self, unread: bool = False) -> list[Message]:
+        """The messages in the inbox, in the order of their arrival."""
+        found: list[Message] = []
+        for name in self.message_names():
+            message = self.read_message(name)
+            if message is not None and not (unread and message.read_at is not None):
+                found.append(message)
+        return found
+
+    def message_names(self) -> list[str]:
+        """Names of the messages in the inbox, in the order of their arrival."""
+        names = (self.call("inbox.list"))["names"]
+        # TYPE-YYYYMMDD-HHMMSS.mmm-NNNNNN.json
+        return sorted((str(name) for name in names), key=lambda name: name.partition("-")[2])
+
+    def read_message(self, name: str) -> Message | None:
+        """One message by its name; ``None`` when it was cleared away."""
+        with self.open("inbox.get", {"name": name}) as stream:
+            record = json.loads(stream.read_all())
+        return None if record is None else message_from(record)
+
+    def mark_read(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Marks messages as read, all of them without names: ``read``, ``receipts``."""
+        args = {} if names is None else {"names": list(names)}
+        return dict(self.call("inbox.read", args))
+
+    # --- Events ---
+
+    def events(self, *kinds: str) -> Events:
+        """What happens at the own node: all kinds, or those named (by prefix when ending in ``.*``)."""
+        return Events(run_sync(self._native.events(list(kinds))))
+
+    def publish(
+        self, target: str, topic: str, data: str | BytesLike, *, retain: bool = False
+    ) -> dict[str, Any]:
+        """Publishes an event at a node's broker; ``delivery`` is ``stored`` when it has told that it keeps it."""
+        body = data.encode() if isinstance(data, str) else as_bytes(data)
+        return dict(run_sync(self._native.publish(target, topic, body, retain)))
+
+    def publish_event(self, target: str, topic: str, data: BytesLike) -> dict[str, Any]:
+        """The same, by its official name."""
+        return self.publish(target, topic, data)
+
+    def subscribe(
+        self,
+        target: str,
+        topic: str = "*",
+        *,
+        since: int | None = None,
+        retained: bool = False,
+        pattern: bool = False,
+    ) -> Subscription:
+        """Subscribes at a node's broker: iterate what this returns. Topic ``*`` is every topic.
+
+        ``since`` begins with what was published after the event with that number (0: all that is kept), ``retained`` with
+        the retained values, ``pattern`` reads the topic as a pattern. These three need one of our daemons there.
+        """
+        return Subscription(
+            run_sync(self._native.subscribe(target, topic, since, retained, pattern))
+        )
+
+    def subscribe_event(
+        self,
+        target: str,
+        topic: str,
+        callback: Callable[[str, bytes], Any] | None = None,
+        timeout: float = 30,
+    ) -> Iterator[tuple[str, bytes]]:
+        """Events of a topic for ``timeout`` seconds, as pairs of topic and data.
+
+        With a callback it is called for each as it comes, until the time is over; what is returned is then empty.
+        """
+        found = self._subscribe_event(target, topic, timeout)
+        if callback is None:
+            return found
+        for topic_, data in found:
+            callback(topic_, data)
+        return iter(())
+
+    def _subscribe_event(self, target: str, topic: str, timeout: float) -> Iterator[tuple[str, bytes]]:
+        end = time.monotonic() + timeout
+        with self.subscribe(target, topic) as subscription:
+            while (left := end - time.monotonic()) > 0:
+                try:
+                    item = subscription._native.next().wait(left)
+                except PilotTimeoutError:
+                    return
+                if item is None:
+                    return
+                if "topic" in item:
+                    yield item["topic"], item["data"]
+
+    # --- Tasks ---
+
+    def submit_task(self, target: str, task_data: dict[str, Any] | str) -> dict[str, Any]:
+        """Asks a peer to do something: ``task_id``, ``status``, ``message``.
+
+        A text is the description. Of a dictionary ``task_id`` and ``task_description`` are what they say; without a
+        description the whole dictionary is it, as JSON.
+        """
+        if isinstance(task_data, str):
+            task_data = {"task_description": task_data}
+        description = task_data.get("task_description")
+        args = {
+            "to": self.resolve(target),
+            "description": dumps(task_data) if description is None else description,
+            "task_id": task_data.get("task_id", str(uuid.uuid4())),
+        }
+        return dict(self.call("task.submit", args))
+
+    def list_tasks(self, type: str = "received") -> list[dict[str, Any]]:
+        """Tasks that were ``received`` or ``submitted``."""
+        return list(self.call("task.list", {"type": type}))
+
+    def accept_task(self, task_id: str) -> dict[str, Any]:
+        """Takes a task: it waits in the queue for its turn."""
+        return dict(self.call("task.accept", {"task_id": task_id}))
+
+    def decline_task(self, task_id: str, justification: str) -> dict[str, Any]:
+        """Refuses a task."""
+        args = {"task_id": task_id, "justification": justification}
+        return dict(self.call("task.decline", args))
+
+    def execute_task(self) -> dict[str, Any]:
+        """Begins the accepted task that arrived first."""
+        return dict(self.call("task.execute"))
+
+    def send_task_results(self, task_id: str, text: str) -> dict[str, Any]:
+        """Sends the results of a task that was begun."""
+        return dict(self.call("task.send_results", {"task_id": task_id, "text": text}))
+
+    def tasks(self) -> Tasks:
+        """Tasks that wait for a decision, as they come: iterate what this returns."""
+        return Tasks(self, self.events("task.*"))
