@@ -237,7 +237,7 @@ fn code_of(text: &str) -> &'static str {
         "dial_timeout"
     } else if text.starts_with("port ") && text.ends_with(" already bound") {
         "port_in_use"
-    } else if text.starts_with("unknown command: 0x") {
+    } else if text.starts_with("unknown command: 0x") || text.contains(": unknown sub-command 0x") {
         "unsupported_by_daemon"
     } else {
         "connection_failed"
@@ -588,6 +588,7 @@ mod tests {
         assert_eq!(code("dial timeout: peer did not answer"), "dial_timeout");
         assert_eq!(code("port 7 already bound"), "port_in_use");
         assert_eq!(code("unknown command: 0x37"), "unsupported_by_daemon");
+        assert_eq!(code("handshake: unknown sub-command 0x07"), "unsupported_by_daemon");
         assert_eq!(code("something else"), "connection_failed");
     }
 

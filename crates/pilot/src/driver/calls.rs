@@ -409,7 +409,8 @@ impl Driver {
         self.json("revoke", Repeat::Never, &Request::Handshake(HandshakeCommand::Revoke { node })).await
     }
 
-    /// Waits until a node is trusted, at most half a minute: `node_id`, `trusted`. Daemons from 1.10.5 on.
+    /// Waits until a node is trusted, at most half a minute: `node_id`, `trusted`. Daemons before 1.10.5 cannot wait, and
+    /// are asked over and over instead.
     ///
     /// ```no_run
     /// # async fn example(driver: pilot::Driver) -> Result<(), pilot::Error> {
@@ -424,6 +425,28 @@ impl Driver {
     /// As [`info`](Self::info).
     pub async fn wait_trusted(&self, node: u32, limit: Duration) -> Result<Value, Error> {
         let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        self.json("handshake", Repeat::Safe, &Request::Handshake(HandshakeCommand::Wait { node, millis })).await
+        let wait = Request::Handshake(HandshakeCommand::Wait { node, millis });
+        match self.json("handshake", Repeat::Safe, &wait).await {
+            Err(error) if error.is_unsupported() => {}
+            other => return other,
+        }
+        let mut over = std::pin::pin!(tokio::time::sleep(limit.min(LONGEST_WAIT)));
+        loop {
+            let answer = self.trusted().await?;
+            let peers = answer["trusted"].as_array().map_or(&[][..], Vec::as_slice);
+            let trusted = peers.iter().any(|peer| peer["node_id"] == node);
+            if trusted || over.is_elapsed() {
+                return Ok(json!({ "node_id": node, "trusted": trusted }));
+            }
+            tokio::select! {
+                () = &mut over => {}
+                () = tokio::time::sleep(TRUST_PAUSE) => {}
+            }
+        }
     }
 }
+
+/// How often a daemon that cannot wait is asked whether it trusts a node.
+const TRUST_PAUSE: Duration = Duration::from_millis(250);
+/// How long daemons wait at most (07 §12).
+const LONGEST_WAIT: Duration = Duration::from_millis(pilot_wire::ipc::MAX_HANDSHAKE_WAIT_MS as u64);

@@ -376,3 +376,28 @@ async fn data_for_a_closed_stream_is_dropped_and_holds_up_nothing() {
     });
     info.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_cannot_wait_for_trust_is_asked_over_and_over() {
+    let (driver, mut fake) = pair(4096);
+    let limit = std::time::Duration::from_secs(10);
+    let (waited, ()) = tokio::join!(driver.wait_trusted(5, limit), async {
+        assert_eq!(fake.frame().await.unwrap()[1], 7);
+        fake.push(Answer::error("handshake: unknown sub-command 0x07")).await;
+        for trusted in [r#"{"trusted":[]}"#, r#"{"trusted":[{"node_id":4}]}"#, r#"{"trusted":[{"node_id":5}]}"#] {
+            fake.frame().await.unwrap();
+            fake.push(Answer::Json { op: op::HANDSHAKE_OK, body: trusted.as_bytes() }).await;
+        }
+    });
+    assert_eq!(waited.unwrap(), serde_json::json!({ "node_id": 5, "trusted": true }));
+    let (waited, ()) = tokio::join!(driver.wait_trusted(6, std::time::Duration::ZERO), async {
+        fake.frame().await.unwrap();
+        fake.push(Answer::error("handshake: unknown sub-command 0x07")).await;
+        for _ in 0..2 {
+            if fake.frame().await.is_some() {
+                fake.push(Answer::Json { op: op::HANDSHAKE_OK, body: br#"{"trusted":null}"# }).await;
+            }
+        }
+    });
+    assert_eq!(waited.unwrap()["trusted"], false);
+}
