@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
+import threading
 import time
 from typing import Any
 
 import pilot
 import pilot.asgi
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, Lab
 
 Sockets = tuple[str, str]
 
@@ -154,3 +155,144 @@ async def test_an_application_that_does_not_start_is_not_silently_absent(sockets
             await pilot.asgi.serve(starts, bob, 6006)
         assert taken.value.code == "port_in_use"
         assert events == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_what_a_peer_sends_instead_of_json(sockets: Sockets) -> None:
+    wrong = [b"no json\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"1" * 10_000 + b"\n"]
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        async with await bob.listen(6008) as listener, await alice.dial("bob:6008", PATIENCE) as stream:
+            async with await listener.accept() as accepted:
+                await stream.write(b"".join(wrong) + b'{"then":"on"}\n')
+                for _ in wrong:
+                    with pytest.raises(pilot.DataError) as error:
+                        await accepted.recv_json()
+                    assert error.value.code == "invalid_json" and isinstance(error.value, ValueError)
+                assert await accepted.recv_json() == {"then": "on"}
+                with pytest.raises(pilot.ArgumentError):
+                    await accepted.readuntil(b"")
+                # A line without an end is refused before it fills the memory.
+                flood = asyncio.create_task(stream.write(b"x" * 3_000_000))
+                with pytest.raises(pilot.PilotError) as endless:
+                    await accepted.readline()
+                assert endless.value.code == "too_large"
+                accepted.abort()
+                await asyncio.gather(flood, return_exceptions=True)
+    for broken in (pilot.Published("topic", b"{"), pilot.Message("name", "from", "json", b"{", "now")):
+        with pytest.raises(pilot.DataError):
+            broken.json()
+
+
+async def test_several_readers_have_their_turn(sockets: Sockets) -> None:
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        async with await bob.listen(6009) as listener, await alice.dial("bob:6009", PATIENCE) as stream:
+            async with await listener.accept() as accepted:
+                readers = [asyncio.create_task(accepted.readline()) for _ in range(4)]
+                await asyncio.sleep(0.02)
+                # All of it arrives at once, at the first of them.
+                await stream.write(b"1\n2\n3\n4\n5\n")
+                assert await asyncio.wait_for(asyncio.gather(*readers), PATIENCE) == [b"1\n", b"2\n", b"3\n", b"4\n"]
+                assert await accepted.readline() == b"5\n"
+
+
+def test_several_readers_on_threads_have_their_turn(alice: pilot.Driver, bob: pilot.Driver) -> None:
+    lines = [b"%d\n" % n for n in range(4000)]
+    got: list[bytes] = []
+    with bob.listen(6010) as listener, alice.dial("bob:6010", PATIENCE) as stream, listener.accept() as accepted:
+
+        def read() -> None:
+            got.extend(accepted)
+
+        readers = [threading.Thread(target=read) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        stream.write(b"".join(lines))
+        stream.close_write()
+        for reader in readers:
+            reader.join(PATIENCE)
+    assert sorted(got) == sorted(lines)
+
+
+async def test_a_handler_that_fails_elsewhere_is_not_silent(sockets: Sockets) -> None:
+    failures = told()
+
+    async def handler(stream: pilot.AsyncStream) -> None:
+        word = await stream.readline()
+        if word == b"gone\n":
+            # The peer has gone: not worth a word.
+            await stream.read_full(10)
+        # A database, say, that does not answer.
+        raise ConnectionRefusedError("on purpose")
+
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        ready = asyncio.Event()
+        serving = asyncio.create_task(bob.serve(6011, handler, ready=ready.set))
+        await asyncio.wait_for(ready.wait(), PATIENCE)
+        for word in (b"gone\n", b"elsewhere\n"):
+            async with await alice.dial("bob:6011", PATIENCE) as stream:
+                await stream.write(word)
+                await stream.close_write()
+                assert await asyncio.wait_for(stream.read_all(), PATIENCE) == b""
+        end = time.monotonic() + PATIENCE
+        while not failures and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    assert [str(failure["exception"]) for failure in failures] == ["on purpose"]
+
+
+async def test_giving_up_a_wait_for_messages_loses_none(sockets: Sockets) -> None:
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        async with await bob.messages() as inbox:
+            got: list[str] = []
+
+            async def follow() -> None:
+                while len(got) < 12:
+                    # Some are given up while a message is on its way here.
+                    reading = asyncio.ensure_future(inbox.next())
+                    await asyncio.wait({reading}, timeout=0.004)
+                    reading.cancel()
+                    try:
+                        got.append((await reading).text)
+                    except asyncio.CancelledError:
+                        await asyncio.sleep(0.001)
+
+            following = asyncio.create_task(follow())
+            for n in range(12):
+                await alice.send_message("bob", f"given up {n}")
+            await asyncio.wait_for(following, PATIENCE)
+            assert got == [f"given up {n}" for n in range(12)]
+
+
+async def test_messages_not_told_of_are_looked_for(sockets: Sockets) -> None:
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        async with await bob.messages() as inbox:
+            seen = await bob.message_names()
+            inbox._seen.update(seen)
+            # As the daemon says it to a program that does not read.
+            inbox._follow._buffer += b'{"missed":2}\n'
+            await alice.send_message("bob", "missed 1")
+            await alice.send_message("bob", "missed 2")
+            found = [await asyncio.wait_for(inbox.next(), PATIENCE) for _ in range(2)]
+            assert [message.text for message in found] == ["missed 1", "missed 2"]
+            await alice.send_message("bob", "told of")
+            assert (await asyncio.wait_for(inbox.next(), PATIENCE)).text == "told of"
+
+
+async def test_a_task_that_another_worker_has_begun(lab: Lab, tmp_path: pathlib.Path) -> None:
+    asks = lab.node(hostname="edge-asks", identity=tmp_path / "asks" / "identity.key")
+    works = lab.node(hostname="edge-works", trust_everybody=True, identity=tmp_path / "works" / "identity.key")
+    async with asks, works:
+        theirs = (await works.info())["node_id"]
+        await asks.handshake(theirs)
+        assert await asks.wait_for_trust(theirs, int(PATIENCE * 1000))
+        async with await works.tasks() as tasks:
+            await asks.submit_task("edge-works", "count")
+            task = await asyncio.wait_for(tasks.next(), PATIENCE)
+            await task.accept()
+            assert (await works.execute_task())["task_id"] == task.id
+            # None is left to begin, and this one has been.
+            await task.start()
+            assert task.status not in ("NEW", "ACCEPTED")
+            with pytest.raises(pilot.DataError):
+                task.json()
+            await task.complete("3")

@@ -25,7 +25,7 @@ from ._async_parts import AsyncStream, Kind
 from ._async_services import AsyncServices
 from ._bridge import run
 # [async]
-from ._errors import EndOfStream, UnsupportedError
+from ._errors import ClosedError, DaemonError, EndOfStream, StreamError, UnsupportedError
 # [/async]
 #|from ._errors import UnsupportedError
 from ._types import StrPath, dumps
@@ -63,16 +63,20 @@ class AsyncNetwork(AsyncServices):
         room = asyncio.Semaphore(limit)
         running: set[asyncio.Task[None]] = set()
 
+        def fail(stream: AsyncStream, error: Exception) -> None:
+            context = {"message": f"the handler of {stream!r} failed", "exception": error}
+            loop.call_exception_handler(context)
+
         async def one(stream: AsyncStream) -> None:
             try:
                 async with stream:
                     await handler(stream)
-            except (EndOfStream, ConnectionError):
-                # The peer has gone.
-                pass
+            except (EndOfStream, StreamError, DaemonError, ClosedError) as error:
+                # The peer has gone, or the daemon, which accepting says as well. What befell another connection is a failure.
+                if not (stream.at_eof() or stream.close_reason is not None or self.closed):
+                    fail(stream, error)
             except Exception as error:
-                context = {"message": f"the handler of {stream!r} failed", "exception": error}
-                loop.call_exception_handler(context)
+                fail(stream, error)
             finally:
                 room.release()
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 # [async]
 import asyncio
 # [/async]
-import json
+#|import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, Type
 
 from . import _pilot
 from ._bridge import run
-from ._errors import EndOfStream, PilotError
-from ._types import BytesLike, Event, Message, Published, as_bytes, dumps
+from ._errors import ArgumentError, EndOfStream, PilotError, RefusedError
+from ._types import BytesLike, Event, Message, Published, as_bytes, dumps, loads
 
 if TYPE_CHECKING:
     from ._async_services import AsyncServices
@@ -32,11 +32,16 @@ class AsyncStream:
     """A reliable, ordered, encrypted stream of bytes to an application on another node.
 
     A context manager: leaving it closes the stream, after everything written has been handed over. Iterating gives lines.
+    Of several that read one at a time has its turn, and so has one of several that write.
     """
 
     def __init__(self, native: _pilot.Stream) -> None:
         self._native = native
         self._buffer = bytearray()
+        # [async]
+        self._turn = asyncio.Lock()
+        # [/async]
+        #|self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         state = " closed" if self._native.closed else ""
@@ -66,12 +71,12 @@ class AsyncStream:
 
     @property
     def close_reason(self) -> str | None:
-        """How it ended (``clean``, ``reset``, ``timeout``, ...), or ``None`` while it has not."""
+        """How it ended (``clean``, ``reset``, ``timeout``, ...); ``None`` while it has not, or when it was closed here."""
         return self._native.close_reason
 
     @property
     def delivered(self) -> int | None:
-        """Bytes written that the peer's node has, as far as is known."""
+        """Bytes written that the peer's node has, as far as is known; ``None`` once it was closed here."""
         return self._native.delivered
 
     # [async]
@@ -96,31 +101,33 @@ class AsyncStream:
         """Reads what is there, at least one byte and at most ``size``; ``b""`` at the end of the stream."""
         if size <= 0:
             return b""
+        async with self._turn:
+            return await self._recv(size)
+
+    async def _recv(self, size: int) -> bytes:
         if self._buffer:
-            data = bytes(self._buffer[:size])
-            del self._buffer[:size]
-            return data
-        data_: bytes = await run(self._native.read(size))
-        return data_
+            return self._take(min(size, len(self._buffer)))
+        data: bytes = await run(self._native.read(size))
+        return data
 
     async def read_all(self, limit: int | None = None) -> bytes:
         """Reads to the end of the stream; more than ``limit`` bytes are an error."""
         parts: list[bytes] = []
         total = 0
-        while part := await self.recv(4 * CHUNK):
-            parts.append(part)
-            total += len(part)
-            if limit is not None and total > limit:
-                raise PilotError(f"the stream is longer than {limit} bytes", "too_large")
+        async with self._turn:
+            while part := await self._recv(4 * CHUNK):
+                parts.append(part)
+                total += len(part)
+                if limit is not None and total > limit:
+                    raise PilotError(f"the stream is longer than {limit} bytes", "too_large")
         return b"".join(parts)
 
     async def read_full(self, size: int) -> bytes:
         """Reads exactly ``size`` bytes; :class:`EndOfStream` when the stream ends before."""
-        while len(self._buffer) < size:
-            await self._fill(size - len(self._buffer))
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
+        async with self._turn:
+            while len(self._buffer) < size:
+                await self._fill(size - len(self._buffer))
+            return self._take(size)
 
     async def readexactly(self, size: int) -> bytes:
         """The same, by the name that ``asyncio`` has for it."""
@@ -128,25 +135,32 @@ class AsyncStream:
 
     async def readuntil(self, separator: bytes = b"\n", limit: int = LINE_LIMIT) -> bytes:
         """Reads to the separator, which is included; :class:`EndOfStream` when the stream ends before it."""
+        async with self._turn:
+            return await self._until(separator, limit)
+
+    async def _until(self, separator: bytes, limit: int) -> bytes:
+        if not separator:
+            raise ArgumentError("the separator is empty", "invalid_argument", "give at least one byte")
         start = 0
         while (at := self._buffer.find(separator, start)) < 0:
             if len(self._buffer) > limit:
                 raise PilotError(f"no separator within {limit} bytes", "too_large")
             start = max(0, len(self._buffer) - len(separator) + 1)
             await self._fill(CHUNK)
-        end = at + len(separator)
-        data = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return data
+        return self._take(at + len(separator))
 
     async def readline(self, limit: int = LINE_LIMIT) -> bytes:
         """Reads a line with its end; what is left, at the end of the stream; then ``b""``."""
-        try:
-            return await self.readuntil(b"\n", limit)
-        except EndOfStream:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            return data
+        async with self._turn:
+            try:
+                return await self._until(b"\n", limit)
+            except EndOfStream:
+                return self._take(len(self._buffer))
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
 
     async def _fill(self, size: int) -> None:
         data: bytes = await run(self._native.read(max(1, min(size, 4 * CHUNK))))
@@ -168,11 +182,11 @@ class AsyncStream:
         await self.write(dumps(value).encode() + b"\n")
 
     async def recv_json(self, limit: int = LINE_LIMIT) -> Any:
-        """Reads a line of JSON; :class:`EndOfStream` when there is none left."""
+        """Reads a line of JSON; :class:`EndOfStream` when there is none left, :class:`DataError` when it is something else."""
         line = await self.readline(limit)
         if not line:
             raise EndOfStream("EOF", "eof")
-        return json.loads(line)
+        return loads(line)
 
     async def write_eof(self) -> None:
         """Ends the own direction after everything written. Toward peers without half-close it ends both."""
@@ -372,9 +386,19 @@ class AsyncMessages:
         self._names = names
         self._seen = set(names)
         self._mark_read = mark_read
+        #: Whether some were not told of, and the whole inbox is looked at.
+        self._look = False
+        # [async]
+        self._turn = asyncio.Lock()
+        # [/async]
+        #|self._turn = threading.Lock()
 
     async def next(self) -> Message:
         """The next message."""
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> Message:
         while True:
             while self._names:
                 # Taken from the list only when it is here, so that giving up the wait loses nothing.
@@ -384,18 +408,18 @@ class AsyncMessages:
                 del self._names[0]
                 if message is not None:
                     return message
-            told = await self._follow.recv_json()
-            if "missed" in told:
+            if self._look:
                 names = [name for name in await self._network.message_names() if name not in self._seen]
-            elif told.get("name") in self._seen:
-                names = []
+                self._look = False
             else:
-                names = [told["name"]]
+                told = await self._follow.recv_json()
+                self._look = "missed" in told
+                names = [] if self._look or told["name"] in self._seen else [told["name"]]
             self._names += names
             self._seen.update(names)
             if len(self._seen) > 20_000:
-                # Twice what an inbox holds: forget what is gone from it.
-                self._seen = set(await self._network.message_names())
+                # Twice what an inbox holds: forget what is gone from it. What is new there has yet to be told of.
+                self._seen.intersection_update(await self._network.message_names())
 
     async def close(self) -> None:
         """Stops following the inbox."""
@@ -430,7 +454,7 @@ class AsyncTask:
 
     def json(self) -> Any:
         """The description as JSON, as ``submit_task`` sends it."""
-        return json.loads(self.description)
+        return loads(self.description)
 
     async def accept(self) -> None:
         """Takes it: it waits in the queue for its turn."""
@@ -445,14 +469,23 @@ class AsyncTask:
         if self.status == "NEW":
             await self.accept()
         while self.status == "ACCEPTED":
-            begun = await self._network.execute_task()
+            try:
+                begun = await self._network.execute_task()
+            except RefusedError:
+                # Another worker of this node may have begun this one meanwhile, so that none is left.
+                await self._ask()
+                if self.status == "ACCEPTED":
+                    raise
+                return
             if begun["task_id"] == self.id:
                 self.status = begun["status"]
-                return
-            # Another worker of this node may have begun this one meanwhile.
-            for task in await self._network.list_tasks("received"):
-                if task["task_id"] == self.id:
-                    self.status = task["status"]
+            else:
+                await self._ask()
+
+    async def _ask(self) -> None:
+        for task in await self._network.list_tasks("received"):
+            if task["task_id"] == self.id:
+                self.status = task["status"]
 
     async def complete(self, results: str | dict[str, Any] | list[Any]) -> None:
         """Sends the results, beginning the task first where that is needed. What is no text goes as JSON."""
@@ -471,9 +504,17 @@ class AsyncTasks:
         self._ready: list[AsyncTask] = []
         self._seen: set[str] = set()
         self._look = True
+        # [async]
+        self._turn = asyncio.Lock()
+        # [/async]
+        #|self._turn = threading.Lock()
 
     async def next(self) -> AsyncTask:
         """The next task that waits for a decision."""
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> AsyncTask:
         while not self._ready:
             if self._look:
                 new = [task for task in await self._network.list_tasks("received") if task["status"] == "NEW"]

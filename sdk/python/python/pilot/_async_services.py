@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 #|import time
 import uuid
@@ -19,7 +18,7 @@ from ._bridge import run
 from ._errors import PilotError
 # [/async]
 #|from ._errors import PilotError, PilotTimeoutError
-from ._types import BytesLike, Message, StrPath, as_bytes, dumps, message_from
+from ._types import BytesLike, Message, StrPath, as_bytes, dumps, loads, message_from
 
 
 class AsyncServices(AsyncBase):
@@ -71,9 +70,13 @@ class AsyncServices(AsyncBase):
             await stream.write(body)
             last: dict[str, Any] = {}
             async for line in stream:
-                last = json.loads(line)
+                last = loads(line)
                 if (error := last.get("error")) is not None and isinstance(error, dict):
                     raise PilotError(error["message"], error["code"], error.get("hint") or None)
+        if not last:
+            raise PilotError(
+                "the daemon did not say what became of the message", "no_answer", "outbox(all=True) tells whether it has it"
+            )
         if isinstance(last.get("reply"), dict):
             last["reply"] = message_from(last["reply"])
         return last
@@ -101,13 +104,17 @@ class AsyncServices(AsyncBase):
         is handed out, and senders that asked for it get a receipt.
         """
         follow = await self.open("inbox.follow")
-        names = await self.message_names() if existing else []
-        found = AsyncMessages(self, follow, [], mark_read)
-        for name in names:
-            message = await self.read_message(name)
-            if message is not None and message.read_at is None:
-                found._names.append(name)
-        found._seen.update(names)
+        try:
+            names = await self.message_names() if existing else []
+            found = AsyncMessages(self, follow, [], mark_read)
+            for name in names:
+                message = await self.read_message(name)
+                if message is not None and message.read_at is None:
+                    found._names.append(name)
+            found._seen.update(names)
+        except BaseException:
+            follow.abort()
+            raise
         return found
 
     async def inbox(self, unread: bool = False) -> list[Message]:
@@ -128,7 +135,7 @@ class AsyncServices(AsyncBase):
     async def read_message(self, name: str) -> Message | None:
         """One message by its name; ``None`` when it was cleared away."""
         async with await self.open("inbox.get", {"name": name}) as stream:
-            record = json.loads(await stream.read_all())
+            record = loads(await stream.read_all())
         return None if record is None else message_from(record)
 
     async def mark_read(self, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class EndOfStream(PilotError, EOFError):
     """The peer ended the stream, and something more was asked for."""
 
 
+class DataError(PilotError, ValueError):
+    """What has arrived cannot be read as what was asked for."""
+
+
 class ClosedError(PilotError, ConnectionError):
     """Closed on this side."""
 

@@ -5,15 +5,15 @@ Made from ``_async_parts.py`` by ``python sdk/python/unasync.py``: change that o
 
 from __future__ import annotations
 
-import json
+import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional, Type
 
 from . import _pilot
 from ._bridge import run_sync
-from ._errors import EndOfStream, PilotError
-from ._types import BytesLike, Event, Message, Published, as_bytes, dumps
+from ._errors import ArgumentError, EndOfStream, PilotError, RefusedError
+from ._types import BytesLike, Event, Message, Published, as_bytes, dumps, loads
 
 if TYPE_CHECKING:
     from ._sync_services import Services
@@ -32,11 +32,13 @@ class Conn:
     """A reliable, ordered, encrypted stream of bytes to an application on another node.
 
     A context manager: leaving it closes the stream, after everything written has been handed over. Iterating gives lines.
+    Of several that read one at a time has its turn, and so has one of several that write.
     """
 
     def __init__(self, native: _pilot.Stream) -> None:
         self._native = native
         self._buffer = bytearray()
+        self._turn = threading.Lock()
 
     def __repr__(self) -> str:
         state = " closed" if self._native.closed else ""
@@ -66,12 +68,12 @@ class Conn:
 
     @property
     def close_reason(self) -> str | None:
-        """How it ended (``clean``, ``reset``, ``timeout``, ...), or ``None`` while it has not."""
+        """How it ended (``clean``, ``reset``, ``timeout``, ...); ``None`` while it has not, or when it was closed here."""
         return self._native.close_reason
 
     @property
     def delivered(self) -> int | None:
-        """Bytes written that the peer's node has, as far as is known."""
+        """Bytes written that the peer's node has, as far as is known; ``None`` once it was closed here."""
         return self._native.delivered
 
     def read(self, size: int = 4096) -> bytes:
@@ -90,31 +92,33 @@ class Conn:
         """Reads what is there, at least one byte and at most ``size``; ``b""`` at the end of the stream."""
         if size <= 0:
             return b""
+        with self._turn:
+            return self._recv(size)
+
+    def _recv(self, size: int) -> bytes:
         if self._buffer:
-            data = bytes(self._buffer[:size])
-            del self._buffer[:size]
-            return data
-        data_: bytes = run_sync(self._native.read(size))
-        return data_
+            return self._take(min(size, len(self._buffer)))
+        data: bytes = run_sync(self._native.read(size))
+        return data
 
     def read_all(self, limit: int | None = None) -> bytes:
         """Reads to the end of the stream; more than ``limit`` bytes are an error."""
         parts: list[bytes] = []
         total = 0
-        while part := self.recv(4 * CHUNK):
-            parts.append(part)
-            total += len(part)
-            if limit is not None and total > limit:
-                raise PilotError(f"the stream is longer than {limit} bytes", "too_large")
+        with self._turn:
+            while part := self._recv(4 * CHUNK):
+                parts.append(part)
+                total += len(part)
+                if limit is not None and total > limit:
+                    raise PilotError(f"the stream is longer than {limit} bytes", "too_large")
         return b"".join(parts)
 
     def read_full(self, size: int) -> bytes:
         """Reads exactly ``size`` bytes; :class:`EndOfStream` when the stream ends before."""
-        while len(self._buffer) < size:
-            self._fill(size - len(self._buffer))
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
+        with self._turn:
+            while len(self._buffer) < size:
+                self._fill(size - len(self._buffer))
+            return self._take(size)
 
     def readexactly(self, size: int) -> bytes:
         """The same, by the name that ``asyncio`` has for it."""
@@ -122,25 +126,32 @@ class Conn:
 
     def readuntil(self, separator: bytes = b"\n", limit: int = LINE_LIMIT) -> bytes:
         """Reads to the separator, which is included; :class:`EndOfStream` when the stream ends before it."""
+        with self._turn:
+            return self._until(separator, limit)
+
+    def _until(self, separator: bytes, limit: int) -> bytes:
+        if not separator:
+            raise ArgumentError("the separator is empty", "invalid_argument", "give at least one byte")
         start = 0
         while (at := self._buffer.find(separator, start)) < 0:
             if len(self._buffer) > limit:
                 raise PilotError(f"no separator within {limit} bytes", "too_large")
             start = max(0, len(self._buffer) - len(separator) + 1)
             self._fill(CHUNK)
-        end = at + len(separator)
-        data = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return data
+        return self._take(at + len(separator))
 
     def readline(self, limit: int = LINE_LIMIT) -> bytes:
         """Reads a line with its end; what is left, at the end of the stream; then ``b""``."""
-        try:
-            return self.readuntil(b"\n", limit)
-        except EndOfStream:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            return data
+        with self._turn:
+            try:
+                return self._until(b"\n", limit)
+            except EndOfStream:
+                return self._take(len(self._buffer))
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
 
     def _fill(self, size: int) -> None:
         data: bytes = run_sync(self._native.read(max(1, min(size, 4 * CHUNK))))
@@ -162,11 +173,11 @@ class Conn:
         self.write(dumps(value).encode() + b"\n")
 
     def recv_json(self, limit: int = LINE_LIMIT) -> Any:
-        """Reads a line of JSON; :class:`EndOfStream` when there is none left."""
+        """Reads a line of JSON; :class:`EndOfStream` when there is none left, :class:`DataError` when it is something else."""
         line = self.readline(limit)
         if not line:
             raise EndOfStream("EOF", "eof")
-        return json.loads(line)
+        return loads(line)
 
     def write_eof(self) -> None:
         """Ends the own direction after everything written. Toward peers without half-close it ends both."""
@@ -358,9 +369,16 @@ class Messages:
         self._names = names
         self._seen = set(names)
         self._mark_read = mark_read
+        #: Whether some were not told of, and the whole inbox is looked at.
+        self._look = False
+        self._turn = threading.Lock()
 
     def next(self) -> Message:
         """The next message."""
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> Message:
         while True:
             while self._names:
                 # Taken from the list only when it is here, so that giving up the wait loses nothing.
@@ -370,18 +388,18 @@ class Messages:
                 del self._names[0]
                 if message is not None:
                     return message
-            told = self._follow.recv_json()
-            if "missed" in told:
+            if self._look:
                 names = [name for name in self._network.message_names() if name not in self._seen]
-            elif told.get("name") in self._seen:
-                names = []
+                self._look = False
             else:
-                names = [told["name"]]
+                told = self._follow.recv_json()
+                self._look = "missed" in told
+                names = [] if self._look or told["name"] in self._seen else [told["name"]]
             self._names += names
             self._seen.update(names)
             if len(self._seen) > 20_000:
-                # Twice what an inbox holds: forget what is gone from it.
-                self._seen = set(self._network.message_names())
+                # Twice what an inbox holds: forget what is gone from it. What is new there has yet to be told of.
+                self._seen.intersection_update(self._network.message_names())
 
     def close(self) -> None:
         """Stops following the inbox."""
@@ -416,7 +434,7 @@ class Task:
 
     def json(self) -> Any:
         """The description as JSON, as ``submit_task`` sends it."""
-        return json.loads(self.description)
+        return loads(self.description)
 
     def accept(self) -> None:
         """Takes it: it waits in the queue for its turn."""
@@ -431,14 +449,23 @@ class Task:
         if self.status == "NEW":
             self.accept()
         while self.status == "ACCEPTED":
-            begun = self._network.execute_task()
+            try:
+                begun = self._network.execute_task()
+            except RefusedError:
+                # Another worker of this node may have begun this one meanwhile, so that none is left.
+                self._ask()
+                if self.status == "ACCEPTED":
+                    raise
+                return
             if begun["task_id"] == self.id:
                 self.status = begun["status"]
-                return
-            # Another worker of this node may have begun this one meanwhile.
-            for task in self._network.list_tasks("received"):
-                if task["task_id"] == self.id:
-                    self.status = task["status"]
+            else:
+                self._ask()
+
+    def _ask(self) -> None:
+        for task in self._network.list_tasks("received"):
+            if task["task_id"] == self.id:
+                self.status = task["status"]
 
     def complete(self, results: str | dict[str, Any] | list[Any]) -> None:
         """Sends the results, beginning the task first where that is needed. What is no text goes as JSON."""
@@ -457,9 +484,14 @@ class Tasks:
         self._ready: list[Task] = []
         self._seen: set[str] = set()
         self._look = True
+        self._turn = threading.Lock()
 
     def next(self) -> Task:
         """The next task that waits for a decision."""
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> Task:
         while not self._ready:
             if self._look:
                 new = [task for task in self._network.list_tasks("received") if task["status"] == "NEW"]

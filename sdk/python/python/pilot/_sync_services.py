@@ -5,7 +5,6 @@ Made from ``_async_services.py`` by ``python sdk/python/unasync.py``: change tha
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -16,7 +15,7 @@ from ._sync_base import Base
 from ._sync_parts import Events, Messages, Subscription, Tasks
 from ._bridge import run_sync
 from ._errors import PilotError, PilotTimeoutError
-from ._types import BytesLike, Message, StrPath, as_bytes, dumps, message_from
+from ._types import BytesLike, Message, StrPath, as_bytes, dumps, loads, message_from
 
 
 class Services(Base):
@@ -68,9 +67,13 @@ class Services(Base):
             stream.write(body)
             last: dict[str, Any] = {}
             for line in stream:
-                last = json.loads(line)
+                last = loads(line)
                 if (error := last.get("error")) is not None and isinstance(error, dict):
                     raise PilotError(error["message"], error["code"], error.get("hint") or None)
+        if not last:
+            raise PilotError(
+                "the daemon did not say what became of the message", "no_answer", "outbox(all=True) tells whether it has it"
+            )
         if isinstance(last.get("reply"), dict):
             last["reply"] = message_from(last["reply"])
         return last
@@ -98,13 +101,17 @@ class Services(Base):
         is handed out, and senders that asked for it get a receipt.
         """
         follow = self.open("inbox.follow")
-        names = self.message_names() if existing else []
-        found = Messages(self, follow, [], mark_read)
-        for name in names:
-            message = self.read_message(name)
-            if message is not None and message.read_at is None:
-                found._names.append(name)
-        found._seen.update(names)
+        try:
+            names = self.message_names() if existing else []
+            found = Messages(self, follow, [], mark_read)
+            for name in names:
+                message = self.read_message(name)
+                if message is not None and message.read_at is None:
+                    found._names.append(name)
+            found._seen.update(names)
+        except BaseException:
+            follow.abort()
+            raise
         return found
 
     def inbox(self, unread: bool = False) -> list[Message]:
@@ -125,7 +132,7 @@ class Services(Base):
     def read_message(self, name: str) -> Message | None:
         """One message by its name; ``None`` when it was cleared away."""
         with self.open("inbox.get", {"name": name}) as stream:
-            record = json.loads(stream.read_all())
+            record = loads(stream.read_all())
         return None if record is None else message_from(record)
 
     def mark_read(self, names: Sequence[str] | None = None) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from ._errors import DataError
+
 #: Anything that holds bytes.
 BytesLike = Union[bytes, bytearray, memoryview]
 #: Path of a file.
@@ -22,6 +24,16 @@ def as_bytes(data: BytesLike) -> bytes:
 def dumps(value: Any) -> str:
     """JSON for the native half."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def loads(data: str | bytes | bytearray) -> Any:
+    """JSON that somebody has sent."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise DataError("JSON that is nested too deep", "invalid_json", "the sender has to send something simpler") from None
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", "invalid_json", "the sender has to send JSON") from error
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,8 @@ class Published:
     replayed: bool = False
 
     def json(self) -> Any:
-        """The data as JSON."""
-        return json.loads(self.data)
+        """The data as JSON; :class:`DataError` when it is none."""
+        return loads(self.data)
 
 
 @dataclass(frozen=True)
@@ -99,8 +111,8 @@ class Message:
         return self.data.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The data as JSON."""
-        return json.loads(self.data)
+        """The data as JSON; :class:`DataError` when it is none."""
+        return loads(self.data)
 
 
 def message_from(record: dict[str, Any]) -> Message:
