@@ -80,12 +80,13 @@ impl Failure {
     }
 }
 
-/// The code of a daemon that went away, as streams tell it.
-const DAEMON_GONE: &str = "daemon_gone";
-
 /// The stable code of an error. Calls and streams have the same for a daemon that went away.
 pub(crate) fn code(error: &pilot::Error) -> &str {
-    if matches!(error, pilot::Error::Disconnected { .. }) { DAEMON_GONE } else { error.code() }
+    if matches!(error, pilot::Error::Disconnected { .. }) { daemon_gone() } else { error.code() }
+}
+
+fn daemon_gone() -> &'static str {
+    pilot::CloseReason::DaemonGone.code()
 }
 
 impl From<pilot::Error> for Failure {
@@ -131,7 +132,7 @@ impl From<SendError> for Failure {
         let kind = match &error {
             SendError::TooLarge { .. } | SendError::Source(_) => Kind::Argument,
             SendError::Unsupported(_) => Kind::Unsupported,
-            SendError::Dial { code, .. } if code == DAEMON_GONE || code == "not_running" => Kind::Daemon,
+            SendError::Dial { code, .. } if code == daemon_gone() || code == "not_running" => Kind::Daemon,
             SendError::Dial { code, .. } if code == "timeout" => Kind::Timeout,
             SendError::Write(_) | SendError::NoAck(_) => Kind::Stream,
             _ => Kind::Refused,

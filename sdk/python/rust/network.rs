@@ -45,7 +45,7 @@ impl Backend {
                 "not_in_a_node",
                 format!("{what}: only through a daemon, not with a node inside the program"),
             )
-            .hint("set it when the node is made: pilot.Node(...)")),
+            .hint("what can be set is set when the node is made: pilot.Node(...)")),
         }
     }
 

@@ -29,14 +29,28 @@ fn flag(args: &Value, key: &str) -> Result<Option<bool>, Failure> {
     }
 }
 
+/// Where a server is: a wrong address would be tried for ever.
+fn server(args: &Value, key: &str) -> Result<Option<String>, Failure> {
+    let given = text(args, key)?;
+    let is_wrong = |server: &&String| {
+        let parts = server.rsplit_once(':');
+        !parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+    };
+    match given.as_ref().filter(is_wrong) {
+        Some(wrong) => Err(Failure::argument(format!("{key}: {wrong:?} is no address and port"))
+            .hint("as in rendezvous.example:9000, 192.0.2.1:9000 or [2001:db8::1]:9000")),
+        None => Ok(given),
+    }
+}
+
 fn config(args: &Value) -> Result<NodeConfig, Failure> {
     let mut config = NodeConfig::default();
-    if let Some(registry) = text(args, "registry")? {
+    if let Some(registry) = server(args, "registry")? {
         config.registry = registry;
     }
     // None turns it off; absent leaves the default.
     if args.get("beacon").is_some() {
-        config.beacon = text(args, "beacon")?;
+        config.beacon = server(args, "beacon")?;
     }
     if let Some(pin) = text(args, "registry_fingerprint")? {
         let parsed = pin.parse().map_err(|error| Failure::argument(format!("registry_fingerprint: {error}")))?;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use pilot::Deadlines;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
@@ -275,6 +275,20 @@ impl Stream {
     #[getter]
     fn closed(&self) -> PyResult<bool> {
         Ok(self.0.get()?.closed.is_cancelled())
+    }
+
+    /// Whether a read would not wait: something has arrived, or it is over. While somebody reads it would.
+    #[getter]
+    fn readable(&self) -> PyResult<bool> {
+        let inner = self.0.get()?;
+        let Ok(_alone) = inner.reading.try_lock() else { return Ok(false) };
+        if !inner.back.lock().is_empty() {
+            return Ok(true);
+        }
+        let _inside = crate::runtime::runtime()?.enter();
+        let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut stream = inner.stream.lock();
+        Ok(stream.as_mut().is_none_or(|stream| Pin::new(stream).poll_fill_buf(&mut nobody).is_ready()))
     }
 
     /// Read to the end.

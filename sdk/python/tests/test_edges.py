@@ -7,12 +7,15 @@ import os
 import pathlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pilot
 import pilot.asgi
 import pytest
-from conftest import PATIENCE, Lab
+from conftest import PATIENCE, Lab, befriend
+from pilot.http import AsyncPilotTransport, PilotTransport
 
 Sockets = tuple[str, str]
 
@@ -296,3 +299,94 @@ async def test_a_task_that_another_worker_has_begun(lab: Lab, tmp_path: pathlib.
             with pytest.raises(pilot.DataError):
                 task.json()
             await task.complete("3")
+
+
+def test_numbers_out_of_range_are_arguments_that_cannot_be(alice: pilot.Driver) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: alice.listen(70_000),
+        lambda: alice.listen(-1),
+        lambda: alice.subscribe("bob", "topic", since=-1),
+        lambda: alice.network_join(70_000),
+        lambda: alice.handshake(-1),
+        lambda: alice.broadcast(1, 70_000, b"x"),
+        lambda: alice.dial("bob:1000", timeout=float("nan")),
+        lambda: alice.call("methods", {"not": float("inf")}),
+    ]
+    for call in calls:
+        with pytest.raises(pilot.ArgumentError) as wrong:
+            call()
+        assert wrong.value.code == "invalid_argument" and str(wrong.value)
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used_again(sockets: Sockets) -> None:
+    async def answer(stream: pilot.AsyncStream) -> None:
+        await stream.readuntil(b"\r\n\r\n")
+        # As one that lives on, and then it does not: servers restart, and have time-outs of their own.
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        ready = asyncio.Event()
+        serving = asyncio.create_task(bob.serve(6012, answer, ready=ready.set))
+        await asyncio.wait_for(ready.wait(), PATIENCE)
+
+        def threaded() -> None:
+            with pilot.Driver(sockets[0]) as driver:
+                with httpx.Client(transport=PilotTransport(driver), timeout=PATIENCE) as client:
+                    for _ in range(3):
+                        assert client.post("http://bob.pilot:6012/", content=b"x").text == "ok"
+                        time.sleep(0.2)
+
+        async with httpx.AsyncClient(transport=AsyncPilotTransport(alice), timeout=PATIENCE) as client:
+            for _ in range(3):
+                assert (await client.post("http://bob.pilot:6012/", content=b"x")).text == "ok"
+                await asyncio.sleep(0.2)
+        await asyncio.to_thread(threaded)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_driver_that_reconnects_goes_on(lab: Lab, sockets: Sockets) -> None:
+    socket = lab.daemon("restarts")
+    with pilot.Driver(socket) as one, pilot.Driver(sockets[1]) as other:
+        befriend(one, other)
+    async with pilot.AsyncDriver(socket, reconnect=True, patience=PATIENCE) as driver, pilot.AsyncDriver(sockets[1]) as bob:
+        async with await driver.listen(6013) as listener, await driver.events("trust.*") as events, await driver.tasks() as tasks:
+            stream = await driver.dial("bob:7", timeout=PATIENCE)
+            inbox = await driver.messages()
+            accepting, working = asyncio.ensure_future(listener.accept()), asyncio.ensure_future(tasks.next())
+            listening = asyncio.ensure_future(events.next())
+            ending = [asyncio.ensure_future(wait()) for wait in (stream.read, inbox.next)]
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(lab.kill, "restarts")
+            for ended in await asyncio.wait_for(asyncio.gather(*ending, return_exceptions=True), PATIENCE):
+                assert isinstance(ended, pilot.DaemonError) and ended.code == "daemon_disconnected"
+            asked = asyncio.ensure_future(driver.address())
+            await asyncio.sleep(0.1)
+            assert not asked.done() and driver.connection_state == "reconnecting"
+            await asyncio.to_thread(lab.daemon, "restarts")
+            address = await asyncio.wait_for(asked, PATIENCE)
+            async with await bob.dial(f"{address}:6013", timeout=PATIENCE) as dialled:
+                async with await asyncio.wait_for(accepting, PATIENCE) as accepted:
+                    await dialled.write(b"again")
+                    assert await accepted.read_full(5) == b"again"
+            await bob.submit_task(address, "count")
+            assert (await asyncio.wait_for(working, PATIENCE)).description == "count"
+            # That some may not have been seen is said.
+            event = await asyncio.wait_for(listening, PATIENCE)
+            assert event.kind == "missed" and event.data == {"restarted": True}
+            await stream.close()
+            await inbox.close()
+
+
+async def test_a_node_whose_registry_is_not_there(lab: Lab) -> None:
+    for wrong in ("nonsense", "host:", ":9000", "host:0", "host:70000"):
+        for server in ("registry", "beacon"):
+            with pytest.raises(pilot.ArgumentError, match=server) as no_address:
+                settings: dict[str, Any] = {"registry": lab.registry, "listen": "127.0.0.1:0", server: wrong}
+                await pilot.Node(**settings).start()
+            assert no_address.value.hint
+    async with pilot.Node(registry="127.0.0.1:1", beacon=None, listen="127.0.0.1:0") as node:
+        assert not (await node.info())["registered"]
+        with pytest.raises(pilot.PilotError) as unreachable:
+            await asyncio.wait_for(node.dial("bob:1000"), PATIENCE)
+        assert unreachable.value.code and unreachable.value.hint

@@ -392,7 +392,9 @@ class Running:
         """Whether it failed as it has to."""
         if self.case.kind is Kind.WAITS:
             clear = isinstance(self.error, self.case.fails) and bool(str(self.error))
-            return clear and (not isinstance(self.error, pilot.PilotError) or bool(self.error.code))
+            # What connects anew finds none.
+            code = getattr(self.error, "code", "daemon_disconnected")
+            return clear and code in ("daemon_disconnected", "not_running")
         unserved = isinstance(self.error, pilot.UnsupportedError)
         if self.case.kind is Kind.ENDS:
             return self.error is None or isinstance(self.error, pilot.DaemonError)

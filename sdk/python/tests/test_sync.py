@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import multiprocessing
 import os
 import pathlib
@@ -22,6 +23,30 @@ UNASYNC = pathlib.Path(__file__).resolve().parents[1] / "unasync.py"
 
 def test_the_sync_half_is_made_from_the_async_half() -> None:
     subprocess.run([sys.executable, str(UNASYNC), "--check"], check=True)
+
+
+def test_both_halves_are_the_same_but_for_what_is_said() -> None:
+    only_async = {"serve", "open_connection", "create_connection", "create_server", "start_server", "as_asyncio"}
+    # At the end one gives nothing and the other fails; one calls back for as long as it is told to.
+    different = {"read", "subscribe_event"}
+    for ours_, theirs in (
+        (pilot.Network, pilot.AsyncNetwork),
+        (pilot.Conn, pilot.AsyncStream),
+        (pilot.Listener, pilot.AsyncListener),
+        (pilot.Events, pilot.AsyncEvents),
+        (pilot.Subscription, pilot.AsyncSubscription),
+        (pilot.Messages, pilot.AsyncMessages),
+        (pilot.Tasks, pilot.AsyncTasks),
+        (pilot.Task, pilot.AsyncTask),
+        (pilot.SyncNode, pilot.AsyncNode),
+    ):
+        mine = {name for name in dir(ours_) if not name.startswith("_")}
+        others = {name for name in dir(theirs) if not name.startswith("_")}
+        assert mine == others - only_async
+        for name in mine - different:
+            if callable(getattr(ours_, name)):
+                one, other = (inspect.signature(getattr(kind, name)).parameters for kind in (ours_, theirs))
+                assert [str(p) for p in one.values()] == [str(p) for p in other.values()], name
 
 
 def test_the_stubs_are_those_of_the_extension() -> None:

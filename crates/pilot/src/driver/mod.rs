@@ -480,6 +480,17 @@ impl Driver {
         Ok(self.open_said(method, params).await?.0)
     }
 
+    /// As [`open`](Self::open), once more when the daemon goes away meanwhile: for what does no harm twice.
+    pub(crate) async fn open_repeatedly(&self, method: &str, params: &Value) -> Result<Stream, Error> {
+        let mut repeats = 0;
+        loop {
+            match self.open(method, params).await {
+                Err(error) if self.core.again(&error, &mut repeats).await => {}
+                other => return other,
+            }
+        }
+    }
+
     /// As [`open`](Self::open), with what the service said first (`null` when it said nothing).
     ///
     /// ```no_run

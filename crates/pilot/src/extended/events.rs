@@ -160,7 +160,7 @@ impl Events {
 
 async fn open(driver: &Driver, kinds: &[String]) -> Result<Stream, Error> {
     let params = if kinds.is_empty() { Value::Null } else { json!({ "kinds": kinds }) };
-    driver.open("events", &params).await
+    driver.open_repeatedly("events", &params).await
 }
 
 /// The next event of a node that is among the kinds.

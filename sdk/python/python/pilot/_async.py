@@ -25,7 +25,7 @@ from ._async_parts import AsyncStream, Kind
 from ._async_services import AsyncServices
 from ._bridge import run
 # [async]
-from ._errors import ClosedError, DaemonError, EndOfStream, StreamError, UnsupportedError
+from ._errors import ArgumentError, ClosedError, DaemonError, EndOfStream, StreamError, UnsupportedError
 # [/async]
 #|from ._errors import UnsupportedError
 from ._types import StrPath, dumps
@@ -59,6 +59,8 @@ class AsyncNetwork(AsyncServices):
         A stream is closed when its handler returns; one that fails is told to the event loop's exception handler and ends
         no other. ``ready`` is called once the port is bound.
         """
+        if limit < 1:
+            raise ArgumentError(f"limit must be at least 1, not {limit}", "invalid_argument")
         loop = asyncio.get_running_loop()
         room = asyncio.Semaphore(limit)
         running: set[asyncio.Task[None]] = set()

@@ -11,7 +11,7 @@ from . import _pilot
 from ._async_parts import AsyncListener, AsyncStream
 from ._bridge import run
 from ._errors import PilotError
-from ._types import BytesLike, Datagram, as_bytes, dumps
+from ._types import PORTS, BytesLike, Datagram, as_bytes, dumps, in_range
 
 
 class AsyncBase:
@@ -151,7 +151,7 @@ class AsyncBase:
 
     async def listen(self, port: int) -> AsyncListener:
         """Binds a port for streams, and its datagrams for :meth:`receive`."""
-        return AsyncListener(await run(self._native.listen(port)))
+        return AsyncListener(await run(self._native.listen(in_range("port", port, PORTS))))
 
     # --- Datagrams ---
 

@@ -201,15 +201,13 @@ class AsyncStream:
         delivered: int = await run(self._native.wait_delivered())
         return delivered
 
-    def set_read_deadline(self, unix_seconds: float | None) -> None:
-        """When reads give up with :class:`PilotTimeoutError` (``i/o timeout``); ``None``: never."""
-        self._native.set_read_deadline(None if unix_seconds is None else unix_seconds - time.time())
+    def set_read_deadline(self, deadline: float | None) -> None:
+        """When reads give up with :class:`PilotTimeoutError` (``i/o timeout``), in Unix seconds; ``None``: never."""
+        self._native.set_read_deadline(None if deadline is None else deadline - time.time())
 
-    def set_write_deadline(self, unix_seconds: float | None) -> None:
+    def set_write_deadline(self, deadline: float | None) -> None:
         """The same for writes."""
-        self._native.set_write_deadline(
-            None if unix_seconds is None else unix_seconds - time.time()
-        )
+        self._native.set_write_deadline(None if deadline is None else deadline - time.time())
 
     async def close(self) -> None:
         """Hands over what was written and closes both directions; whoever still reads gets an error."""

@@ -18,7 +18,7 @@ from ._bridge import run
 from ._errors import PilotError
 # [/async]
 #|from ._errors import PilotError, PilotTimeoutError
-from ._types import BytesLike, Message, StrPath, as_bytes, dumps, loads, message_from
+from ._types import NUMBERS, BytesLike, Message, StrPath, as_bytes, dumps, in_range, loads, message_from
 
 
 class AsyncServices(AsyncBase):
@@ -174,6 +174,8 @@ class AsyncServices(AsyncBase):
         ``since`` begins with what was published after the event with that number (0: all that is kept), ``retained`` with
         the retained values, ``pattern`` reads the topic as a pattern. These three need one of our daemons there.
         """
+        if since is not None:
+            in_range("since", since, NUMBERS)
         return AsyncSubscription(
             await run(self._native.subscribe(target, topic, since, retained, pattern))
         )

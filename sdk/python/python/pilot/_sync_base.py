@@ -14,7 +14,7 @@ from . import _pilot
 from ._sync_parts import Listener, Conn
 from ._bridge import run_sync
 from ._errors import PilotError
-from ._types import BytesLike, Datagram, as_bytes, dumps
+from ._types import PORTS, BytesLike, Datagram, as_bytes, dumps, in_range
 
 
 class Base:
@@ -154,7 +154,7 @@ class Base:
 
     def listen(self, port: int) -> Listener:
         """Binds a port for streams, and its datagrams for :meth:`receive`."""
-        return Listener(run_sync(self._native.listen(port)))
+        return Listener(run_sync(self._native.listen(in_range("port", port, PORTS))))
 
     # --- Datagrams ---
 

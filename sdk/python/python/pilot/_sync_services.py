@@ -15,7 +15,7 @@ from ._sync_base import Base
 from ._sync_parts import Events, Messages, Subscription, Tasks
 from ._bridge import run_sync
 from ._errors import PilotError, PilotTimeoutError
-from ._types import BytesLike, Message, StrPath, as_bytes, dumps, loads, message_from
+from ._types import NUMBERS, BytesLike, Message, StrPath, as_bytes, dumps, in_range, loads, message_from
 
 
 class Services(Base):
@@ -171,6 +171,8 @@ class Services(Base):
         ``since`` begins with what was published after the event with that number (0: all that is kept), ``retained`` with
         the retained values, ``pattern`` reads the topic as a pattern. These three need one of our daemons there.
         """
+        if since is not None:
+            in_range("since", since, NUMBERS)
         return Subscription(
             run_sync(self._native.subscribe(target, topic, since, retained, pattern))
         )

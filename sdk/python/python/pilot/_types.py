@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from ._errors import DataError
+from ._errors import ArgumentError, DataError
 
 #: Anything that holds bytes.
 BytesLike = Union[bytes, bytearray, memoryview]
@@ -22,8 +22,24 @@ def as_bytes(data: BytesLike) -> bytes:
 
 
 def dumps(value: Any) -> str:
-    """JSON for the native half."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """JSON for the native half, and for peers."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"cannot be sent as JSON: {error}", "invalid_argument") from error
+
+
+def in_range(name: str, number: int, most: int) -> int:
+    """A number that is not negative and not too large."""
+    if not 0 <= number <= most:
+        raise ArgumentError(f"{name} must be from 0 to {most}, not {number}", "invalid_argument")
+    return number
+
+
+#: The largest port.
+PORTS = (1 << 16) - 1
+#: The largest number of an event in a broker's store.
+NUMBERS = (1 << 64) - 1
 
 
 def loads(data: str | bytes | bytearray) -> Any:

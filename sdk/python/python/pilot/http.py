@@ -11,6 +11,7 @@ Streams are encrypted already, between authenticated nodes: there is no https he
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
@@ -23,8 +24,6 @@ from ._async_parts import AsyncStream
 from ._errors import PilotError, PilotTimeoutError
 from ._sync import Network
 from ._sync_parts import Conn
-
-import asyncio
 
 
 @contextlib.contextmanager
@@ -74,6 +73,13 @@ def _target(host: str, port: int) -> str:
     return f"{name}:{port}"
 
 
+def _extra(stream: AsyncStream | Conn, info: str) -> Any:
+    if info == "is_readable":
+        # The pool asks this of a connection that waits for the next request: one that the peer has ended is not used again.
+        return bool(stream._buffer) or stream._native.readable
+    return stream if info == "pilot_stream" else None
+
+
 class _AsyncHttpStream(httpcore.AsyncNetworkStream):
     def __init__(self, stream: AsyncStream) -> None:
         self._stream = stream
@@ -93,7 +99,7 @@ class _AsyncHttpStream(httpcore.AsyncNetworkStream):
             await self._stream.close()
 
     def get_extra_info(self, info: str) -> Any:
-        return self._stream if info == "pilot_stream" else None
+        return _extra(self._stream, info)
 
 
 class _AsyncBackend(httpcore.AsyncNetworkBackend):
@@ -161,20 +167,26 @@ class _HttpStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _mapped(httpcore.ReadTimeout, httpcore.ReadError):
             self._stream._native.set_read_deadline(timeout)
-            return self._stream.recv(max_bytes)
+            try:
+                return self._stream.recv(max_bytes)
+            finally:
+                self._stream._native.set_read_deadline(None)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
             with _mapped(httpcore.WriteTimeout, httpcore.WriteError):
                 self._stream._native.set_write_deadline(timeout)
-                self._stream.write(buffer)
+                try:
+                    self._stream.write(buffer)
+                finally:
+                    self._stream._native.set_write_deadline(None)
 
     def close(self) -> None:
         with contextlib.suppress(PilotError):
             self._stream.close()
 
     def get_extra_info(self, info: str) -> Any:
-        return self._stream if info == "pilot_stream" else None
+        return _extra(self._stream, info)
 
 
 class _Backend(httpcore.NetworkBackend):
