@@ -38,6 +38,8 @@ pub struct Datagram {
 #[derive(Default)]
 pub(crate) struct DatagramQueue {
     inner: Mutex<Inner>,
+    /// Whose turn it is to wait.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -49,7 +51,7 @@ struct Inner {
     feeds: u64,
     dropped: u64,
     failure: Option<String>,
-    waiting: Vec<Waker>,
+    waiting: Option<Waker>,
 }
 
 impl DatagramQueue {
@@ -68,19 +70,20 @@ impl DatagramQueue {
             return;
         }
         inner.queue.push_back(datagram);
-        inner.waiting.drain(..).for_each(Waker::wake);
+        if let Some(waker) = inner.waiting.take() {
+            waker.wake();
+        }
     }
 
     /// The next one. Whoever waits looks after the daemon himself.
     pub(crate) async fn next(&self) -> Datagram {
+        let _turn = self.turn.lock().await;
         poll_fn(|cx| {
             let mut inner = self.inner.lock();
             if let Some(datagram) = inner.queue.pop_front() {
                 return Poll::Ready(datagram);
             }
-            if !inner.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                inner.waiting.push(cx.waker().clone());
-            }
+            inner.waiting = Some(cx.waker().clone());
             Poll::Pending
         })
         .await

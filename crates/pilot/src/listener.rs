@@ -18,7 +18,7 @@ pub(crate) const BACKLOG: usize = 1024;
 
 /// One way to a bound port. Dropping it frees the port.
 pub(crate) trait Door: Send + Sync {
-    /// The next stream, or why none will come (now, or for good).
+    /// The next stream, or why none will come (now, or for good). The task that asked last is woken.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>>;
     /// Ready when the node has been away for longer than the program wants to wait.
     fn lost(&self) -> BoxFuture<'_, Error>;
@@ -51,6 +51,8 @@ pub(crate) trait Door: Send + Sync {
 pub struct Listener {
     door: Box<dyn Door>,
     local: SocketAddress,
+    /// Whose turn it is to wait: a door remembers one task, so that those that gave up leave nothing behind.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Listener {
@@ -61,7 +63,7 @@ impl fmt::Debug for Listener {
 
 impl Listener {
     pub(crate) fn new(door: Box<dyn Door>, local: SocketAddress) -> Self {
-        Self { door, local }
+        Self { door, local, turn: tokio::sync::Mutex::new(()) }
     }
 
     /// The port.
@@ -102,7 +104,10 @@ impl Listener {
     /// gone and the driver does not reconnect. When another program has taken the port while the daemon was restarting,
     /// the daemon's refusal; the listener is of no more use then.
     pub async fn accept(&self) -> Result<Stream, Error> {
-        let next = poll_fn(|cx| self.door.poll_accept(cx));
+        let next = async {
+            let _turn = self.turn.lock().await;
+            poll_fn(|cx| self.door.poll_accept(cx)).await
+        };
         tokio::select! {
             biased;
             next = next => next,

@@ -37,6 +37,7 @@ const ADDED: &[&str] = &[
     "bytes_resumed",
     "elapsed_ms",
     "throughput_mbps",
+    "hint",
 ];
 
 /// Cases in which this tool means to differ: the official one guesses where the line holds a mistake (06 §24.34), and

@@ -32,7 +32,7 @@ struct Queue {
     datagrams: VecDeque<NodeDatagram>,
     bytes: usize,
     dropped: u64,
-    waiting: Vec<Waker>,
+    waiting: Option<Waker>,
 }
 
 /// Where the datagrams of some ports arrive.
@@ -52,9 +52,7 @@ impl PortOwner for DatagramInbox {
         }
         queue.bytes += data.len();
         queue.datagrams.push_back(NodeDatagram { from, port, data: data.to_vec() });
-        for waker in queue.waiting.drain(..) {
-            wakers.push(Some(waker));
-        }
+        wakers.push(queue.waiting.take());
     }
 }
 
@@ -64,6 +62,8 @@ pub struct NodeDatagrams {
     engine: Arc<Engine>,
     pub(super) inbox: Arc<DatagramInbox>,
     port: u16,
+    /// Whose turn it is to wait.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl NodeDatagrams {
@@ -80,17 +80,16 @@ impl NodeDatagrams {
         self.engine.with(|core, now| core.endpoint.send_datagram(now, self.port, to, data))
     }
 
-    /// The next datagram. Cancel safe.
+    /// The next datagram. Cancel safe. Several tasks may wait; each datagram goes to one of them.
     pub async fn recv(&self) -> NodeDatagram {
+        let _turn = self.turn.lock().await;
         poll_fn(|cx| {
             let mut queue = self.inbox.0.lock();
             if let Some(datagram) = queue.datagrams.pop_front() {
                 queue.bytes -= datagram.data.len();
                 return Poll::Ready(datagram);
             }
-            if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                queue.waiting.push(cx.waker().clone());
-            }
+            queue.waiting = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -114,6 +113,6 @@ impl Engine {
         let inbox = Arc::new(DatagramInbox::default());
         let start = self.env.random_u64() as u16;
         let port = self.with(|core, _| core.bind_datagrams(start, inbox.clone()))?;
-        Some(NodeDatagrams { engine: self.clone(), inbox, port })
+        Some(NodeDatagrams { engine: self.clone(), inbox, port, turn: tokio::sync::Mutex::new(()) })
     }
 }

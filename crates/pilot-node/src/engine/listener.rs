@@ -20,7 +20,7 @@ const BACKLOG: usize = 1024;
 #[derive(Default)]
 struct Queue {
     streams: VecDeque<(Incoming, Arc<Shared>)>,
-    waiting: Vec<Waker>,
+    waiting: Option<Waker>,
 }
 
 #[derive(Default)]
@@ -38,9 +38,7 @@ impl PortOwner for Inbox {
         }
         let shared = Arc::new(Shared::default());
         queue.streams.push_back((*incoming, shared.clone()));
-        for waker in queue.waiting.drain(..) {
-            wakers.push(Some(waker));
-        }
+        wakers.push(queue.waiting.take());
         Some(shared)
     }
 
@@ -57,6 +55,8 @@ pub struct NodeListener {
     engine: Arc<Engine>,
     inbox: Arc<Inbox>,
     port: u16,
+    /// Whose turn it is to wait.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl NodeListener {
@@ -65,18 +65,17 @@ impl NodeListener {
         self.port
     }
 
-    /// Waits for the next stream. Cancel safe.
+    /// Waits for the next stream. Cancel safe. Several tasks may wait; each stream goes to one of them.
     pub async fn accept(&self) -> NodeStream {
+        let _turn = self.turn.lock().await;
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    /// As [`accept`](Self::accept). Several tasks may wait; each stream goes to one of them.
+    /// As [`accept`](Self::accept), for one task at a time: the one that asked last is woken.
     pub fn poll_accept(&self, cx: &Context<'_>) -> Poll<NodeStream> {
         let mut queue = self.inbox.queue.lock();
         let Some((incoming, shared)) = queue.streams.pop_front() else {
-            if !queue.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                queue.waiting.push(cx.waker().clone());
-            }
+            queue.waiting = Some(cx.waker().clone());
             return Poll::Pending;
         };
         drop(queue);
@@ -113,6 +112,6 @@ impl Engine {
         let datagrams = datagrams.map(|datagrams| datagrams.inbox.clone());
         let inbox = Arc::new(Inbox { queue: Mutex::default(), datagrams });
         self.with(|core, _| core.bind(port, inbox.clone()))?;
-        Ok(NodeListener { engine: self.clone(), inbox, port })
+        Ok(NodeListener { engine: self.clone(), inbox, port, turn: tokio::sync::Mutex::new(()) })
     }
 }

@@ -13,7 +13,7 @@ use pilot_wire::{Address, SocketAddress};
 use tempfile::TempDir;
 
 /// Longest wait for anything in a test; far more than it takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Net {
     pub rendezvous: Rendezvous,

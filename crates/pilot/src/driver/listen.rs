@@ -19,7 +19,7 @@ use crate::stream::Stream;
 
 /// A port as one socket has it.
 pub(crate) trait Binding: Send + Sync {
-    /// The next stream; [`Error::Disconnected`] once the socket is gone.
+    /// The next stream; [`Error::Disconnected`] once the socket is gone. The task that asked last is woken.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>>;
     /// Ready when the socket is gone.
     fn gone(&self) -> BoxFuture<'static, ()>;
@@ -65,14 +65,16 @@ struct Place {
     binding: Option<Arc<dyn Binding>>,
     /// Why the port will not be bound again.
     failed: Option<Error>,
-    waiting: Vec<Waker>,
+    waiting: Option<Waker>,
 }
 
 impl Place {
     fn change(&mut self, binding: Option<Arc<dyn Binding>>, failed: Option<Error>) {
         self.binding = binding;
         self.failed = failed;
-        self.waiting.drain(..).for_each(Waker::wake);
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -149,9 +151,7 @@ impl Door for DriverDoor {
                 return Poll::Ready(Err(error.clone()));
             }
             // Before the socket is asked: should it go at this moment, its successor wakes us.
-            if !place.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                place.waiting.push(cx.waker().clone());
-            }
+            place.waiting = Some(cx.waker().clone());
             place.binding.clone()
         };
         match binding.map(|binding| binding.poll_accept(cx)) {

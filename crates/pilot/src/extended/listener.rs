@@ -1,8 +1,7 @@
 //! Ports bound over the extended socket (L8 to L11).
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -16,30 +15,6 @@ use crate::listener::BACKLOG;
 use crate::plain::link::Link;
 use crate::stream::Stream;
 
-/// Wakes every task that waits for a stream: the one that asked first may have given up.
-#[derive(Default)]
-struct Crowd(Mutex<Vec<Waker>>);
-
-impl Crowd {
-    fn add(&self, waker: &Waker) {
-        let mut waiting = self.0.lock();
-        if !waiting.iter().any(|known| known.will_wake(waker)) {
-            waiting.push(waker.clone());
-        }
-    }
-}
-
-impl Wake for Crowd {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let waiting = std::mem::take(&mut *self.0.lock());
-        waiting.into_iter().for_each(Waker::wake);
-    }
-}
-
 /// A port of one socket.
 pub(crate) struct ExtendedBinding {
     link: Link,
@@ -47,7 +22,6 @@ pub(crate) struct ExtendedBinding {
     /// The Accept that waits. It outlives the call that sent it, so that a stream given to a call that was given up
     /// goes to the next one.
     asked: Mutex<Option<Pending>>,
-    crowd: Arc<Crowd>,
 }
 
 impl ExtendedBinding {
@@ -55,7 +29,7 @@ impl ExtendedBinding {
         // Far below its type's limit.
         let backlog = BACKLOG as u16;
         link.ask("bind", |request| ClientFrame::Bind { request, port, backlog, datagrams: true })?.await?;
-        Ok(Self { link, port, asked: Mutex::default(), crowd: Arc::default() })
+        Ok(Self { link, port, asked: Mutex::default() })
     }
 
     /// The own address, as the daemon gave it at the beginning.
@@ -67,7 +41,6 @@ impl ExtendedBinding {
 impl Binding for ExtendedBinding {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
         let mut asked = self.asked.lock();
-        self.crowd.add(cx.waker());
         let pending = match &mut *asked {
             Some(pending) => pending,
             none => {
@@ -75,13 +48,9 @@ impl Binding for ExtendedBinding {
                 none.insert(accept)
             }
         };
-        let waker = Waker::from(Arc::clone(&self.crowd));
-        let answer = Pin::new(pending).poll(&mut Context::from_waker(&waker));
-        let Poll::Ready(answer) = answer else { return Poll::Pending };
+        let Poll::Ready(answer) = Pin::new(pending).poll(cx) else { return Poll::Pending };
         *asked = None;
         drop(asked);
-        // The others ask for the next one.
-        self.crowd.wake_by_ref();
         Poll::Ready(match answer {
             Ok(Reply::Opened(opened, _, pipe)) => Ok(self.link.opened(opened, pipe)),
             Ok(Reply::Done | Reply::Result(_)) => Err(Error::InvalidDialResponse),

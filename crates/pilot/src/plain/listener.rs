@@ -31,7 +31,15 @@ pub(crate) struct AcceptQueue {
 struct Inner {
     queue: VecDeque<Incoming>,
     ended: bool,
-    waiting: Vec<Waker>,
+    waiting: Option<Waker>,
+}
+
+impl Inner {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
 }
 
 impl AcceptQueue {
@@ -42,20 +50,20 @@ impl AcceptQueue {
             return false;
         }
         inner.queue.push_back(incoming);
-        inner.waiting.drain(..).for_each(Waker::wake);
+        inner.wake();
         true
     }
 
     pub(crate) fn end(&self) {
         let mut inner = self.inner.lock();
         inner.ended = true;
-        inner.waiting.drain(..).for_each(Waker::wake);
+        inner.wake();
     }
 
     /// Whether somebody waits for a connection.
     pub(crate) fn is_starving(&self) -> bool {
         let inner = self.inner.lock();
-        inner.queue.is_empty() && !inner.waiting.is_empty()
+        inner.queue.is_empty() && inner.waiting.is_some()
     }
 
     fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Incoming>> {
@@ -66,9 +74,7 @@ impl AcceptQueue {
         if inner.ended {
             return Poll::Ready(None);
         }
-        if !inner.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            inner.waiting.push(cx.waker().clone());
-        }
+        inner.waiting = Some(cx.waker().clone());
         Poll::Pending
     }
 }

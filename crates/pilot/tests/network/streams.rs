@@ -1,6 +1,9 @@
 //! Streams between two programs, over every way the SDK knows: the extended socket of our daemon, the protocol of
 //! February, and nodes inside the program.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use pilot::node::NodeConfig;
@@ -71,9 +74,29 @@ impl Pair {
     }
 }
 
+/// Of a hundred tasks that waited for something and gave up, how many are still held to be woken.
+fn remembered<F: Future>(wait: impl Fn() -> F) -> usize {
+    struct Silent;
+    impl Wake for Silent {
+        fn wake(self: Arc<Self>) {}
+    }
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let task = Arc::new(Silent);
+            let waker = Waker::from(Arc::clone(&task));
+            assert!(pin!(wait()).poll(&mut Context::from_waker(&waker)).is_pending());
+            Arc::downgrade(&task)
+        })
+        .collect();
+    tasks.iter().filter(|task| task.strong_count() > 0).count()
+}
+
 async fn talk(way: Way) {
     let pair = pair(way).await;
     let listener = pair.b.listen(PORT).await.unwrap();
+    // One place for each port and one for its socket; datagrams are not asked for.
+    assert!(remembered(|| listener.accept()) <= 2, "who gave up is kept");
+    assert!(remembered(|| pair.b.recv_from()) <= 2, "who gave up is kept");
     let again = pair.b.listen(PORT).await.unwrap_err();
     assert_eq!(again.code(), "port_in_use", "{again}");
     let (mut ours, mut theirs) = pair.streams(&listener).await;
