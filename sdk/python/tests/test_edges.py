@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pathlib
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import httpx
 import pilot
 import pilot.asgi
 import pytest
-from conftest import PATIENCE, Lab, befriend
+from conftest import PATIENCE, Lab, befriend, until
 from pilot.http import AsyncPilotTransport, PilotTransport
 
 Sockets = tuple[str, str]
@@ -390,3 +392,28 @@ async def test_a_node_whose_registry_is_not_there(lab: Lab) -> None:
         with pytest.raises(pilot.PilotError) as unreachable:
             await asyncio.wait_for(node.dial("bob:1000"), PATIENCE)
         assert unreachable.value.code and unreachable.value.hint
+
+
+def test_an_event_loop_that_was_closed_while_something_waited_is_let_go(sockets: Sockets) -> None:
+    loop = asyncio.new_event_loop()
+    # That a task was pending is what this is about.
+    loop.set_exception_handler(lambda *_: None)
+
+    async def wait() -> None:
+        driver = await pilot.AsyncDriver(sockets[0]).connect()
+        for wait in (driver.receive, driver.info, (await driver.listen(6014)).accept):
+            loop.create_task(wait())
+        await asyncio.sleep(0.05)
+
+    loop.run_until_complete(wait())
+    loop.close()
+    gone = weakref.ref(loop)
+    del loop
+
+    def is_let_go() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(is_let_go, "the loop to be collected")
+    with pilot.Driver(sockets[0]) as driver:
+        driver.listen(6014).close()

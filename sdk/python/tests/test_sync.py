@@ -368,3 +368,34 @@ def test_after_a_fork_the_child_is_told(alice: pilot.Driver, sockets: tuple[str,
     process.join(PATIENCE)
     assert process.exitcode == 0
     assert alice.info()["hostname"] == "alice"
+
+
+def _reads_in_child(conn: pilot.Conn, inbox: pilot.Messages, told: object) -> None:
+    send = getattr(told, "send")
+    for read in (conn.recv, inbox.next):
+        try:
+            read()
+        except pilot.PilotError as error:
+            send(error.code)
+
+
+def test_after_a_fork_the_child_waits_for_no_thread_of_its_parent(alice: pilot.Driver, bob: pilot.Driver) -> None:
+    with bob.listen(2107) as listener, alice.dial("bob:2107") as conn, listener.accept() as accepted:
+        with alice.messages() as inbox:
+            got: list[object] = []
+            waiting = [threading.Thread(target=lambda: got.append(conn.recv()))]
+            waiting.append(threading.Thread(target=lambda: got.append(inbox.next())))
+            for thread in waiting:
+                thread.start()
+            until(lambda: conn._lock.locked() and inbox._lock.locked(), "both to wait")
+            ours, theirs = multiprocessing.Pipe()
+            process = multiprocessing.get_context("fork").Process(target=_reads_in_child, args=(conn, inbox, theirs))
+            process.start()
+            for _ in range(2):
+                assert ours.poll(PATIENCE) and ours.recv() == "forked"
+            process.join(PATIENCE)
+            accepted.write(b"x")
+            bob.send_message("alice", "x")
+            for thread in waiting:
+                thread.join(PATIENCE)
+            assert len(got) == 2

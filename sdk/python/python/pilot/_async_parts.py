@@ -39,13 +39,22 @@ class AsyncStream:
         self._native = native
         self._buffer = bytearray()
         # [async]
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         # [/async]
-        #|self._turn = threading.Lock()
+        #|self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         state = " closed" if self._native.closed else ""
         return f"<{type(self).__name__} to {self.peer_addr}{state}>"
+
+    @property
+    # [async]
+    def _turn(self) -> asyncio.Lock:
+    # [/async]
+    #|def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._native.closed
+        return self._lock
 
     @property
     def peer_addr(self) -> str:
@@ -387,9 +396,18 @@ class AsyncMessages:
         #: Whether some were not told of, and the whole inbox is looked at.
         self._look = False
         # [async]
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         # [/async]
-        #|self._turn = threading.Lock()
+        #|self._lock = threading.Lock()
+
+    @property
+    # [async]
+    def _turn(self) -> asyncio.Lock:
+    # [/async]
+    #|def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._network._native.closed
+        return self._lock
 
     async def next(self) -> Message:
         """The next message."""
@@ -503,9 +521,18 @@ class AsyncTasks:
         self._seen: set[str] = set()
         self._look = True
         # [async]
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         # [/async]
-        #|self._turn = threading.Lock()
+        #|self._lock = threading.Lock()
+
+    @property
+    # [async]
+    def _turn(self) -> asyncio.Lock:
+    # [/async]
+    #|def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._network._native.closed
+        return self._lock
 
     async def next(self) -> AsyncTask:
         """The next task that waits for a decision."""

@@ -25,16 +25,18 @@ class _Bridge:
                 future.set_result(None)
 
 
-_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = weakref.WeakKeyDictionary()
+#: The loops hold them, through what they watch: a loop that was closed while something waited must not be held from here.
+_bridges: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Bridge]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def _bridge(loop: asyncio.AbstractEventLoop) -> _Bridge:
-    bridge = _bridges.get(loop)
+    known = _bridges.get(loop)
+    bridge = None if known is None else known()
     if bridge is None:
         bridge = _Bridge(loop)
         with _lock:
-            _bridges[loop] = bridge
+            _bridges[loop] = weakref.ref(bridge)
     return bridge
 
 

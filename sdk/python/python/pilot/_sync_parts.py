@@ -38,11 +38,17 @@ class Conn:
     def __init__(self, native: _pilot.Stream) -> None:
         self._native = native
         self._buffer = bytearray()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         state = " closed" if self._native.closed else ""
         return f"<{type(self).__name__} to {self.peer_addr}{state}>"
+
+    @property
+    def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._native.closed
+        return self._lock
 
     @property
     def peer_addr(self) -> str:
@@ -369,7 +375,13 @@ class Messages:
         self._mark_read = mark_read
         #: Whether some were not told of, and the whole inbox is looked at.
         self._look = False
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+
+    @property
+    def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._network._native.closed
+        return self._lock
 
     def next(self) -> Message:
         """The next message."""
@@ -482,7 +494,13 @@ class Tasks:
         self._ready: list[Task] = []
         self._seen: set[str] = set()
         self._look = True
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+
+    @property
+    def _turn(self) -> threading.Lock:
+        # Fails in a child of the process that made it, where the lock may be held for ever.
+        _ = self._network._native.closed
+        return self._lock
 
     def next(self) -> Task:
         """The next task that waits for a decision."""
