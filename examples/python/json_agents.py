@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import math
 import operator
 import sys
 from collections.abc import Callable
@@ -25,8 +26,14 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+#: Longest sum, in characters: parsing nests as deep as its text, and a peer must not choose how deep that is.
+LONGEST = 200
+
+
 def compute(text: str) -> Any:
     """A sum; never anything else: what a peer sends is not to be trusted."""
+    if len(text) > LONGEST:
+        raise ValueError(f"a sum has at most {LONGEST} characters")
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
@@ -35,7 +42,10 @@ def compute(text: str) -> Any:
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
         raise ValueError(f"not a sum: {text}")
 
-    return value(ast.parse(text, mode="eval").body)
+    result = value(ast.parse(text, mode="eval").body)
+    if not math.isfinite(result):
+        raise ValueError(f"too large: {text}")
+    return result
 
 
 async def answer(stream: pilot.AsyncStream) -> None:
@@ -44,7 +54,7 @@ async def answer(stream: pilot.AsyncStream) -> None:
         try:
             question = json.loads(line)
             reply = {"id": question["id"], "result": compute(question["sum"])}
-        except (ValueError, KeyError, TypeError, SyntaxError, ZeroDivisionError) as error:
+        except (ValueError, KeyError, TypeError, SyntaxError, ArithmeticError, RecursionError) as error:
             reply = {"error": str(error)}
         await stream.send_json(reply)
 

@@ -12,20 +12,29 @@ from collections import Counter
 import pilot
 
 
+async def decide(task: pilot.AsyncTask) -> None:
+    """Does one task, or says why not."""
+    try:
+        wanted = task.json()
+        if wanted["op"] != "count":
+            raise ValueError(f"no such operation: {wanted['op']}")
+        words = Counter(str(wanted["text"]).split())
+    except (ValueError, KeyError, TypeError) as error:
+        await task.decline(f"this worker counts words: {error}")
+    else:
+        await task.complete(dict(words))
+
+
 async def work(network: pilot.AsyncNetwork, most: int | None = None) -> None:
     """Takes tasks as they come, ``most`` of them."""
     done = 0
     async with await network.tasks() as tasks:
         async for task in tasks:
             try:
-                wanted = task.json()
-                if wanted["op"] != "count":
-                    raise ValueError(f"no such operation: {wanted['op']}")
-                words = Counter(str(wanted["text"]).split())
-            except (ValueError, KeyError, TypeError) as error:
-                await task.decline(f"this worker counts words: {error}")
-            else:
-                await task.complete(dict(words))
+                await decide(task)
+            except pilot.RefusedError as error:
+                # It has expired, say, or its submitter is gone: the next one may do better.
+                print(f"{task}: {error}")
             print(task)
             done += 1
             if done == most:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import httpx
 import pilot
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, PROGRAMS, ROOT, Lab, befriend, until
 
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
@@ -46,9 +48,13 @@ async def running(start: Callable[[Callable[[], None]], Awaitable[Any]]) -> Asyn
 async def test_two_agents_exchange_json(sockets: Sockets) -> None:
     async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
         async with running(lambda ready: bob.serve(json_agents.PORT, json_agents.answer, ready=ready)):
-            replies = await json_agents.ask(alice, "bob", ["2 + 3 * 4", "1/0", "__import__('os')"])
+            hostile = ["(" * 100_000, "1e308 * 10", "1" * 150 + "/" + "1e-300", "9" * 199 + "/1", "True.__class__", "-" * 150 + "1"]
+            replies = await json_agents.ask(alice, "bob", ["2 + 3 * 4", "1/0", "__import__('os')", *hostile, "1 + 1"])
     assert replies[0] == {"id": 0, "result": 14}
     assert "division" in replies[1]["error"] and "not a sum" in replies[2]["error"]
+    assert "characters" in replies[3]["error"] and "too large" in replies[4]["error"]
+    assert all("error" in reply or "result" in reply for reply in replies)
+    assert replies[-1] == {"id": len(replies) - 1, "result": 2}
 
 
 async def test_a_web_application_and_httpx(sockets: Sockets) -> None:
@@ -74,6 +80,61 @@ async def test_a_web_application_and_httpx(sockets: Sockets) -> None:
                         return client.get("http://bob.pilot/").status_code
 
             assert await asyncio.to_thread(threaded) == 200
+
+
+def run(example: str, *arguments: str, socket: str) -> subprocess.Popen[str]:
+    """An example as a program, as its own text says."""
+    path = os.pathsep.join([str(ROOT / "sdk" / "python" / "python"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PILOT_SOCKET": socket, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, str(ROOT / "examples" / "python" / example), *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("example", "port", "serves", "asks", "prints"),
+    [
+        ("json_agents.py", json_agents.PORT, ["answer"], ["ask", "bob", "2 + 3 * 4"], "'result': 14"),
+        ("web_app.py", 80, ["serve"], ["get", "http://bob.pilot/"], '"path":"/"'),
+        ("mcp_tools.py", mcp_tools.PORT, ["serve", "weather"], ["call", "bob", "forecast", '{"city": "Bern"}'], "sun in Bern"),
+    ],
+)
+def test_a_pair_of_programs(
+    alice: pilot.Driver, sockets: Sockets, example: str, port: int, serves: list[str], asks: list[str], prints: str
+) -> None:
+    serving = run(example, *serves, socket=sockets[1])
+    try:
+
+        def serves_now() -> bool:
+            assert serving.poll() is None, serving.communicate()
+            try:
+                alice.dial(f"bob:{port}", timeout=PATIENCE).close()
+            except pilot.RefusedError:
+                return False
+            return True
+
+        until(serves_now, example)
+        out, err = run(example, *asks, socket=sockets[0]).communicate(timeout=PATIENCE)
+        assert prints in out, err
+    finally:
+        serving.kill()
+        serving.communicate()
+
+
+def test_the_worker_as_a_program(lab: Lab) -> None:
+    clerk, asker = lab.daemon("clerk"), lab.daemon("asker")
+    with pilot.Driver(clerk) as one, pilot.Driver(asker) as other:
+        befriend(one, other)
+        working = run("worker.py", socket=clerk)
+        try:
+            task = '{"op":"count","text":"one two three"}'
+            environment = {**os.environ, "PILOT_SOCKET": asker, "HOME": str(lab.directory / "asker")}
+            ctl = [str(PROGRAMS / "pilotctl"), "task", "submit", "clerk", "--task", task]
+            subprocess.run(ctl, env=environment, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+            assert working.stdout is not None and "SUCCEEDED" in working.stdout.readline()
+            assert [task["status"] for task in one.list_tasks()] == ["SUCCEEDED"]
+        finally:
+            working.kill()
+            working.communicate()
 
 
 async def test_a_worker_takes_tasks(lab: Any, sockets: Sockets) -> None:

@@ -57,7 +57,10 @@ class Network(Services):
         raise _unserved("member_tags_set")
 
     def close(self, deadline: float = 5.0) -> None:
-        """Ends the connection, or the node: whoever waits for something gets an error. A second time it does nothing."""
+        """Ends the connection, or the node, and what was opened through it: whoever waits for something gets an error.
+
+        Streams have up to ``deadline`` seconds to hand over what was written. A second time it does nothing.
+        """
         if self._network is not None and not self._network.closed:
             run_sync(self._network.close(deadline))
 
