@@ -110,8 +110,8 @@ impl DriverHandle {
         self.driver.lock().clone()
     }
 
-    /// A stream of this driver. It ends with it.
-    pub(crate) fn adopt(&self, stream: Stream) -> Arc<Conn> {
+    /// A stream of this driver, which ends with it; `None` when the driver was closed meanwhile, and the stream is too.
+    pub(crate) async fn adopt(&self, stream: Stream) -> Option<Arc<Conn>> {
         let deadlines = stream.deadlines();
         let (read, write) = tokio::io::split(stream);
         let conn = Arc::new(Conn {
@@ -120,24 +120,38 @@ impl DriverHandle {
             deadlines,
             closed: self.closed.child_token(),
         });
-        let mut children = self.children.lock();
-        if children.len() >= 64 && children.len().is_power_of_two() {
-            children.retain(|child| child.strong_count() > 0);
+        {
+            let mut children = self.children.lock();
+            if children.len() >= 64 && children.len().is_power_of_two() {
+                children.retain(|child| child.strong_count() > 0);
+            }
+            children.push(Arc::downgrade(&conn));
         }
-        children.push(Arc::downgrade(&conn));
-        conn
+        // After it was added: whoever closes from here on finds it there.
+        if self.closed.is_cancelled() {
+            conn.close().await;
+            return None;
+        }
+        Some(conn)
     }
 
-    pub(crate) fn open_door(self: &Arc<Self>, listener: Listener) -> Arc<Door> {
+    /// The same for a port.
+    pub(crate) async fn open_door(self: &Arc<Self>, listener: Listener) -> Option<Arc<Door>> {
         let door = Arc::new(Door {
             listener: RwLock::new(Some(listener)),
             closed: self.closed.child_token(),
             driver: self.clone(),
         });
-        let mut doors = self.doors.lock();
-        doors.retain(|door| door.strong_count() > 0);
-        doors.push(Arc::downgrade(&door));
-        door
+        {
+            let mut doors = self.doors.lock();
+            doors.retain(|door| door.strong_count() > 0);
+            doors.push(Arc::downgrade(&door));
+        }
+        if self.closed.is_cancelled() {
+            door.close().await;
+            return None;
+        }
+        Some(door)
     }
 
     /// Ends whatever waits, and lets go of everything that holds the socket.

@@ -124,7 +124,7 @@ fn dial(h: u64, address: &str, limit: Option<Duration>, prefix: &str) -> Result<
             },
             () = handle.closed.cancelled() => return Err(gone()),
         };
-        Ok(handles::insert(Object::Conn(handle.adopt(stream))))
+        Ok(handles::insert(Object::Conn(handle.adopt(stream).await.ok_or_else(gone)?)))
     })
 }
 
@@ -165,7 +165,7 @@ fn listen(h: u64, port: u16) -> Result<u64, String> {
             },
             () = handle.closed.cancelled() => return Err(gone()),
         };
-        Ok(handles::insert(Object::Door(handle.open_door(listener))))
+        Ok(handles::insert(Object::Door(handle.open_door(listener).await.ok_or_else(gone)?)))
     })
 }
 
@@ -189,7 +189,7 @@ fn accept(lh: u64) -> Result<u64, String> {
             })?,
             () = door.closed.cancelled() => return Err(closed()),
         };
-        Ok(handles::insert(Object::Conn(door.driver.adopt(stream))))
+        Ok(handles::insert(Object::Conn(door.driver.adopt(stream).await.ok_or_else(closed)?)))
     })
 }
 

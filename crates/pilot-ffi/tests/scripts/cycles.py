@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from libpilot import Library, error_of
+from libpilot import Library, error_of, later
 
 path, daemon, peer, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 lib = Library()
@@ -71,6 +71,20 @@ for where, before, after in (("library", mine, mine_after), ("daemon", theirs, t
     assert after["resident"] - before["resident"] < 8 + count // 2000, (where, before, after)
     print(f"{where}: {before} -> {after} (MiB)")
 print(f"{count} cycles in {took:.1f} s")
+
+# A driver that is closed while something is opened through it: its socket goes, whoever was quicker.
+before = len(os.listdir("/proc/self/fd"))
+opened = 0
+for n in range(150):
+    driver = good(lib.PilotConnect(path))
+    calls = [later(lambda: lib.PilotDial(driver, f"{peer}:7")), later(lambda: lib.PilotListen(driver, 2000))]
+    time.sleep(n % 15 / 10_000)
+    assert lib.PilotClose(driver) is None
+    for handle, error in (call() for call in calls):
+        assert (handle == 0) == (error is not None), (handle, error)
+        opened += handle != 0
+    # None of what was opened is closed here.
+assert settled("self", before)["descriptors"] <= before, f"{before} descriptors before, {opened} handles opened"
 
 # A forked child has a library of its own: handles of the parent are unknown there, new ones work.
 driver = good(lib.PilotConnect(path))
