@@ -245,7 +245,8 @@ impl Network {
                 within("dial", limit, dialling).await
             });
             Ok(Stream::new(dialled.await?, &shared.scope))
-        }))
+        })
+        .light())
     }
 
     /// Binds a port.
@@ -293,7 +294,7 @@ impl Network {
             };
             shared.with(receiving).await
         };
-        Ok(Op::returning(work, move |Datagram(datagram, _turn)| again.datagrams.lock().push_front(datagram)))
+        Ok(Op::returning(work, move |Datagram(datagram, _turn)| again.datagrams.lock().push_front(datagram)).light())
     }
 
     /// The address behind a target.

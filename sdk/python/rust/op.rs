@@ -1,9 +1,9 @@
 //! Things that take time.
 //!
 //! An [`Op`] is made by every method that waits. `wait` runs it on the calling thread, without the interpreter's lock.
-//! `start` runs it on the runtime; when it is done its number goes to a [`Bell`], whose file descriptor an event loop
-//! watches, and `result` takes what came of it. `cancel` gives it up: the future is dropped, and what it had already
-//! taken (bytes, an accepted stream) goes back to where the next one finds it.
+//! `start` runs it on the runtime, or polls it when it is light; when it is done, or can go on, its number goes to a
+//! [`Bell`], whose file descriptor an event loop watches; `result` takes what came of it. `cancel` gives it up: the future
+//! is dropped, and what it had already taken (bytes, an accepted stream) goes back to where the next one finds it.
 
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -84,6 +85,7 @@ enum State {
 pub(crate) struct Op {
     state: Owned<Arc<Mutex<State>>>,
     id: u64,
+    light: bool,
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -113,7 +115,14 @@ impl Op {
             .catch_unwind()
             .map(|done| done.unwrap_or_else(|_| Err(Failure::internal("the operation panicked"))));
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { state: Owned::new(Arc::new(Mutex::new(State::New(Box::pin(work))))), id }
+        Self { state: Owned::new(Arc::new(Mutex::new(State::New(Box::pin(work))))), id, light: false }
+    }
+
+    /// Of what only waits and never works for long. It is then polled by the thread of the event loop itself, and what it
+    /// waits for rings the bell: no task of the runtime stands between, which would cost two changes of threads.
+    pub(crate) fn light(mut self) -> Self {
+        self.light = true;
+        self
     }
 }
 
@@ -151,13 +160,38 @@ impl Op {
         }
     }
 
-    /// Starts it; the bell rings with its number when it is done.
-    fn start(&self, bell: &Bell) -> PyResult<u64> {
+    /// Starts it, or goes on with it. With a number: the bell will ring with it, and then this is to be called again.
+    /// Without: it is done, and `result` has what came of it.
+    fn start(&self, bell: &Bell) -> PyResult<Option<u64>> {
         let state = self.state.get()?;
         let inner = bell.0.clone();
         let runtime = runtime()?;
         let mut locked = state.lock();
-        let State::New(work) = std::mem::replace(&mut *locked, State::Over) else { return Err(used().into()) };
+        let mut work = match std::mem::replace(&mut *locked, State::Over) {
+            State::New(work) => work,
+            State::Done(done) => {
+                *locked = State::Done(done);
+                return Ok(None);
+            }
+            other => {
+                *locked = other;
+                return Err(used().into());
+            }
+        };
+        if self.light {
+            let _inside = runtime.enter();
+            let waker = Waker::from(Arc::new(Ringer { bell: inner, id: self.id }));
+            return Ok(match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(done) => {
+                    *locked = State::Done(done);
+                    None
+                }
+                Poll::Pending => {
+                    *locked = State::New(work);
+                    Some(self.id)
+                }
+            });
+        }
         let (shared, id) = (Arc::clone(state), self.id);
         let task = runtime.spawn(async move {
             let done = work.await;
@@ -175,7 +209,7 @@ impl Op {
         });
         // The task cannot have looked yet: the lock is held.
         *locked = State::Running(task.abort_handle());
-        Ok(id)
+        Ok(Some(id))
     }
 
     /// What came of it, once.
@@ -244,6 +278,22 @@ struct Rung {
     /// Written to when the list was empty.
     ring: UnixStream,
     done: Mutex<Vec<u64>>,
+}
+
+/// Rings a bell with the number of an operation that can go on.
+struct Ringer {
+    bell: Arc<Rung>,
+    id: u64,
+}
+
+impl Wake for Ringer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.bell.ring(self.id);
+    }
 }
 
 impl Rung {

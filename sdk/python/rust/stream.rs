@@ -185,13 +185,13 @@ impl Stream {
                 kept.push_front(byte);
             }
         };
-        Ok(Op::returning(async move { inner.read(most.max(1)).await }, back))
+        Ok(Op::returning(async move { inner.read(most.max(1)).await }, back).light())
     }
 
     /// Writes all of it.
     fn write(&self, data: &[u8]) -> PyResult<Op> {
         let (inner, data) = (self.inner()?, data.to_vec());
-        Ok(Op::new(async move { inner.write(&data).await }))
+        Ok(Op::new(async move { inner.write(&data).await }).light())
     }
 
     /// Ends the own direction: `close` where the peer has no half-close and `strict` is false.
@@ -220,7 +220,7 @@ impl Stream {
     /// Closes both directions.
     fn close(&self) -> PyResult<Op> {
         let inner = self.inner()?;
-        Ok(Op::new(async move { inner.close().await }))
+        Ok(Op::new(async move { inner.close().await }).light())
     }
 
     /// Closes without waiting; what was written is still delivered.
@@ -402,7 +402,7 @@ impl Listener {
     fn accept(&self) -> PyResult<Op> {
         let door = Arc::clone(self.0.get()?);
         let again = Arc::clone(&door);
-        Ok(Op::returning(door.accept(), move |Accepted(stream, _, _turn)| again.back.lock().push_front(stream)))
+        Ok(Op::returning(door.accept(), move |Accepted(stream, _, _turn)| again.back.lock().push_front(stream)).light())
     }
 
     /// Frees the port; whoever accepts gets an error.

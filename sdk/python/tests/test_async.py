@@ -75,6 +75,36 @@ async def test_cancelling_a_read_loses_nothing(sockets: Sockets) -> None:
             assert bytes(got) == b"".join(bytes([n // 100 % 251]) * 100 for n in range(0, total, 100))
 
 
+async def test_what_need_not_wait_leaves_others_their_turn(sockets: Sockets) -> None:
+    async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
+        dialled, accepted = await pair(bob, alice, 3009)
+        async with dialled, accepted:
+            wrote = turns = 0
+
+            async def write() -> None:
+                nonlocal wrote
+                while True:
+                    wrote += await dialled.write(b"x")
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            # Neither would ever end by itself, and whoever waits for the other would wait for ever.
+            tasks = [asyncio.create_task(write()), asyncio.create_task(others())]
+            while wrote < 2000 or turns < 20:
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await dialled.write(b"y")
+            # The write that was given up may have written what it was for.
+            got = await accepted.readuntil(b"y")
+            assert got[:-1].strip(b"x") == b"" and len(got) - 1 in (wrote, wrote + 1)
+
+
 async def test_cancelling_really_cancels(sockets: Sockets) -> None:
     async with pilot.AsyncDriver(sockets[0]) as alice, pilot.AsyncDriver(sockets[1]) as bob:
         before = (await bob.info())["connections"]

@@ -9,6 +9,9 @@ from typing import Any
 
 from ._pilot import Bell, Op
 
+#: So many operations in a row may be done without waiting; then others in the loop have their turn.
+TURNS = 32
+
 
 class _Bridge:
     """What one event loop waits for. Threads of the network never touch the interpreter: they ring a bell."""
@@ -16,6 +19,7 @@ class _Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.bell = Bell()
         self.waiting: dict[int, asyncio.Future[None]] = {}
+        self.at_once = 0
         loop.add_reader(self.bell.fileno(), self._drain)
 
     def _drain(self) -> None:
@@ -44,16 +48,23 @@ async def run(op: Op) -> Any:
     """Waits in the running event loop. Cancelling the task gives the operation up; nothing that had arrived is lost."""
     loop = asyncio.get_running_loop()
     bridge = _bridge(loop)
-    future: asyncio.Future[None] = loop.create_future()
-    number = op.start(bridge.bell)
-    # The bell is heard in this loop, so not before the next await.
-    bridge.waiting[number] = future
-    try:
-        await future
-    except BaseException:
-        bridge.waiting.pop(number, None)
-        op.cancel()
-        raise
+    if bridge.at_once >= TURNS:
+        bridge.at_once = 0
+        # Before it is begun: who is cancelled here has lost nothing.
+        await asyncio.sleep(0)
+    at_once = True
+    while (number := op.start(bridge.bell)) is not None:
+        at_once = False
+        # The bell is heard in this loop, so not before the next await.
+        future: asyncio.Future[None] = loop.create_future()
+        bridge.waiting[number] = future
+        try:
+            await future
+        except BaseException:
+            bridge.waiting.pop(number, None)
+            op.cancel()
+            raise
+    bridge.at_once = bridge.at_once + 1 if at_once else 0
     return op.result()
 
 
