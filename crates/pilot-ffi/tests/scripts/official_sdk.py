@@ -360,7 +360,8 @@ assert [pathlib.Path(one["path"]).read_bytes() for one in received] == [content]
 # --- Events
 events, told = [], []
 subscription = later(
-    lambda: events.extend(event for event, _ in zip(alice.subscribe_event("bob", "news", timeout=60), range(2)))
+    # The number first: the other way round a third event would be waited for.
+    lambda: events.extend(event for _, event in zip(range(2), alice.subscribe_event("bob", "news", timeout=60)))
 )
 callback = later(
     # It runs while it is iterated, and what it raises ends it.
