@@ -12,7 +12,6 @@ import threading
 import time
 
 import pilot
-import pytest
 from conftest import PATIENCE, Lab, until
 
 CYCLES = int(os.environ.get("PILOT_SOAK_CYCLES", "150"))
@@ -89,7 +88,6 @@ async def test_nothing_grows(lab: Lab, sockets: tuple[str, str]) -> None:
                 assert after[name][2] - before[name][2] < SLACK_KIB, (name, before, after)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_threads_of_the_network_do_not_multiply(sockets: tuple[str, str]) -> None:
     with pilot.Driver(sockets[0]) as driver:
         driver.info()
